@@ -1,0 +1,1 @@
+"""fmjax: foundation models in JAX."""

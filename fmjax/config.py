@@ -1,0 +1,426 @@
+"""The config: a tree of frozen dataclasses that cannot exist if wrong, and the one door into it.
+
+Outside, a config is an `ml_collections.ConfigDict`, a JSON file or a few `--config.a.b=v` words; inside, it is a
+`Config`. `from_config_dict` is the only way from one to the other. It reports everything that is wrong at once.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from typing import Literal
+
+from fmjax.errors import FmjaxError
+
+VOCAB_MULTIPLE = 128  # V is stored padded to this on every mesh, so that nothing depends on the mesh
+MESH_AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
+
+
+class Wrong(ValueError):
+  """Raised by a dataclass's laws; `problems` are (field, value, law) triples."""
+
+  def __init__(self, problems):
+    self.problems = list(problems)
+    super().__init__("; ".join(f"{key}={value!r}: {law}" for key, value, law in self.problems))
+
+
+class Branch:
+  """A branch of the config: checks its laws when it is born."""
+
+  def __post_init__(self):
+    self.fill()
+    if problems := list(self.laws()):
+      raise Wrong(problems)
+
+  def fill(self):
+    """Replaces a None that means 'derive it' by what it derives to."""
+
+  def laws(self):
+    """Yields (field, value, law) for each law that is broken."""
+    return ()
+
+  def set(self, **values):
+    for name, value in values.items():
+      if getattr(self, name) is None:
+        object.__setattr__(self, name, value)
+
+
+def at_least(branch, bound, *names):
+  for name in names:
+    value = getattr(branch, name)
+    if value is not None and not value >= bound:
+      yield name, value, f"must be at least {bound}"
+
+
+def fraction(branch, *names):
+  for name in names:
+    if not 0 <= getattr(branch, name) < 1:
+      yield name, getattr(branch, name), "must lie in [0, 1)"
+
+
+def divisors(n: int, near: int) -> str:
+  """The divisors of n next to `near`, as words for a message."""
+  all_of_them = sorted((d for d in range(1, n + 1) if n % d == 0), key=lambda d: (abs(d - near), d))
+  return " or ".join(str(d) for d in sorted(all_of_them[:2]))
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig(Branch):
+  """The one Transformer. Sizes carry the letters of the alphabet in `sharding.py`."""
+
+  preset: str | None = None  # a name in models/zoo.py; the fields given beside it change it
+  V: int | None = None  # vocabulary; None: the tokenizer's
+  D: int = 128  # model width
+  L: int = 4  # layers
+  N: int = 4  # query heads
+  K: int | None = None  # key/value heads; None: N
+  H: int | None = None  # head width; None: D / N
+  F: int | None = None  # feed-forward hidden; None: 4 D
+  norm: Literal["layer", "rms"] = "layer"
+  norm_eps: float = 1e-5
+  activation: Literal["gelu", "gelu_tanh", "silu", "relu"] = "gelu_tanh"
+  gated: bool = False  # the feed-forward's hidden is activation(gate) * up (Shazeer 2020, arXiv:2002.05202)
+  bias: bool = True  # of linear maps and layer norms
+  positions: Literal["learned", "rotary"] = "learned"
+  max_positions: int | None = None  # rows of the learned table; None: data.sequence_length
+  rotary_base: float = 10000.0
+  tied: bool = True  # the output layer is the token embedding
+  dropout: float = 0.0
+  init_std: float | None = None  # of linear maps; None: 1 / sqrt(fan-in)
+  scan_layers: bool = (
+    True  # one compiled layer in a loop; False unrolls: slower to compile, faster steps on CPU
+  )
+
+  def fill(self):
+    self.set(K=self.N, F=4 * self.D)
+    if self.N and self.D % self.N == 0:
+      self.set(H=self.D // self.N)
+
+  def laws(self):
+    yield from at_least(self, 1, "V", "D", "L", "N", "K", "H", "F", "max_positions")
+    yield from fraction(self, "dropout")
+    if self.H is None:
+      yield (
+        "D",
+        self.D,
+        f"is not a multiple of model.N={self.N}; set model.H, or model.N to {divisors(self.D, self.N)}",
+      )
+    elif self.positions == "rotary" and self.H % 2:
+      yield "H", self.H, f"rotary positions turn pairs: set model.H to {self.H + 1}"
+    if self.K and self.N % self.K:
+      yield "K", self.K, f"must divide model.N={self.N}: try {divisors(self.N, self.K)}"
+
+  @property
+  def padded_V(self) -> int:
+    return -(-self.V // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+  @property
+  def G(self) -> int:
+    return self.N // self.K
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Branch):
+  source: Literal["stdlib", "text"] = "stdlib"  # the running Python's standard library; a text file or a glob
+  path: str | None = None
+  tokenizer: str = (
+    "sentencepiece"  # bytes | characters | sentencepiece (trained here) | the path of a .model file
+  )
+  vocab_size: int = 4096  # of a tokenizer trained here
+  sequence_length: int = 256  # tokens an example
+  eval_fraction: float = 0.1
+  workers: int = 0  # processes that read ahead; 0 reads in a thread of this one
+  cache: str | None = None  # where prepared data lives; None: $FMJAX_CACHE, else ~/.cache/fmjax
+
+  def laws(self):
+    yield from at_least(self, 1, "sequence_length")
+    yield from at_least(self, 0, "workers")
+    yield from at_least(self, 2, "vocab_size")
+    yield from fraction(self, "eval_fraction")
+    if self.source == "text" and not self.path:
+      yield "path", self.path, "source 'text' needs a file or a glob"
+    if self.source == "stdlib" and self.path:
+      yield "path", self.path, "source 'stdlib' takes no path; for a file of yours set data.source=text"
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(Branch):
+  """What every optimizer takes. Steps of warm-up and decay count updates."""
+
+  learning_rate: float = 1e-3
+  schedule: Literal["constant", "linear", "cosine", "wsd", "inverse_sqrt"] = "cosine"
+  warmup_steps: int = 0
+  decay_steps: int | None = None  # wsd: the last steps, that fall to the end; None: a fifth of train.steps
+  end_fraction: float = 0.1  # of the peak, at the end of linear, cosine and wsd
+  weight_decay: float = 0.0  # decoupled, of matrices and embeddings only
+  clip_norm: float | None = 1.0
+
+  def laws(self):
+    yield from at_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "decay_steps")
+    if self.clip_norm is not None and self.clip_norm <= 0:
+      yield "clip_norm", self.clip_norm, "must be positive, or None for no clipping"
+    if not 0 <= self.end_fraction <= 1:
+      yield "end_fraction", self.end_fraction, "must lie in [0, 1]"
+    for name in ("b1", "b2", "momentum", "adam_b1", "adam_b2"):
+      if getattr(self, name, None) is not None:
+        yield from fraction(self, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW(OptimizerConfig):
+  name: Literal["adamw"] = "adamw"
+  b1: float = 0.9
+  b2: float = 0.95
+  eps: float = 1e-8
+  weight_decay: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Lion(OptimizerConfig):
+  name: Literal["lion"] = "lion"
+  b1: float = 0.9
+  b2: float = 0.99
+
+
+@dataclasses.dataclass(frozen=True)
+class SGD(OptimizerConfig):
+  name: Literal["sgd"] = "sgd"
+  momentum: float | None = 0.9
+  nesterov: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Adafactor(OptimizerConfig):
+  """Shazeer and Stern 2018 (arXiv:1804.04235), with the learning rate from the schedule."""
+
+  name: Literal["adafactor"] = "adafactor"
+  decay_rate: float = 0.8
+  eps: float = 1e-30
+  clip_rms: float | None = 1.0  # of an update, per parameter
+  multiply_by_rms: bool = True  # the step is relative to the parameter's own scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Muon(OptimizerConfig):
+  """Jordan et al. 2024, Muon; matrices inside the blocks by Newton-Schulz, all else by AdamW."""
+
+  name: Literal["muon"] = "muon"
+  momentum: float = 0.95
+  nesterov: bool = True
+  iterations: int = 5
+  adam_learning_rate: float = 0.1  # of what is not a matrix, as a fraction of learning_rate
+  adam_b1: float = 0.9
+  adam_b2: float = 0.95
+  eps: float = 1e-8
+
+
+OPTIMIZERS = {"adamw": AdamW, "lion": Lion, "sgd": SGD, "adafactor": Adafactor, "muon": Muon}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Branch):
+  steps: int | None = None
+  epochs: float | None = None
+  batch_size: int = 16  # examples an update, over all devices and hosts
+  accumulate: int = 1  # parts that a batch is cut into, one after the other
+  dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
+  remat: Literal["none", "full", "dots", "attention"] = "none"
+  log_every: int = 10
+  eval_every: int | None = None  # None: at the end only
+  eval_batches: int | None = None  # None: the whole eval split
+  sample_tokens: int | None = None  # length of the sample written after each evaluation; None: none
+  sample_prompt: str = ""
+  on_nonfinite: Literal["abort", "skip"] = "abort"
+  max_skips: int = 10  # in a row; one more ends the run
+  profile: tuple[int, int] | None = None  # (first, last) step of an xprof trace
+
+  def fill(self):
+    if self.epochs is None:
+      self.set(steps=1000)
+
+  def laws(self):
+    yield from at_least(self, 1, "steps", "batch_size", "accumulate", "log_every", "eval_every", "eval_batches",
+                        "sample_tokens", "max_skips")  # fmt: skip
+    if self.steps is not None and self.epochs is not None:
+      yield "epochs", self.epochs, f"train.steps={self.steps} is given too: choose one, set the other to None"
+    if self.epochs is not None and self.epochs <= 0:
+      yield "epochs", self.epochs, "must be positive"
+    if self.accumulate > 0 and self.batch_size % self.accumulate:
+      near = divisors(self.batch_size, self.accumulate)
+      yield "accumulate", self.accumulate, f"must divide train.batch_size={self.batch_size}: try {near}"
+    if self.profile is not None and not 0 <= self.profile[0] < self.profile[1]:
+      yield "profile", self.profile, "must be (first, last) with 0 <= first < last"
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig(Branch):
+  """Sizes of the mesh's axes; the one that is None takes the devices that are left."""
+
+  data: int | None = 1
+  fsdp: int | None = None
+  tensor: int | None = 1
+  context: int | None = 1
+  expert: int | None = 1
+  stage: int | None = 1
+
+  def laws(self):
+    yield from at_least(self, 1, *MESH_AXES)
+    free = [axis for axis in MESH_AXES if getattr(self, axis) is None]
+    if len(free) > 1:
+      yield free[1], None, f"only one axis may be None, and mesh.{free[0]} is"
+    for axis in ("context", "expert", "stage"):
+      if getattr(self, axis) != 1:
+        yield axis, getattr(self, axis), "must be 1: shard over mesh.data, mesh.fsdp and mesh.tensor"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig(Branch):
+  every: int | None = None  # None: at the end, and on a signal
+  keep: int = 3
+
+  def laws(self):
+    return at_least(self, 1, "every", "keep")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Branch):
+  model: TransformerConfig
+  objective: typing.Any  # one of objectives.OBJECTIVES
+  data: DataConfig
+  optimizer: OptimizerConfig
+  train: TrainConfig
+  mesh: MeshConfig
+  checkpoint: CheckpointConfig
+  seed: int = 0
+
+  def fill(self):
+    if self.model.positions == "learned" and self.model.max_positions is None:
+      model = dataclasses.replace(self.model, max_positions=self.data.sequence_length)
+      object.__setattr__(self, "model", model)
+
+  def laws(self):
+    model, train, length = self.model, self.train, self.data.sequence_length
+    if model.positions == "learned" and length > model.max_positions:
+      law = f"exceeds the {model.max_positions} learned positions of the model (model.max_positions)"
+      yield "data.sequence_length", length, law
+    if train.steps is not None and self.optimizer.warmup_steps > train.steps:
+      yield "optimizer.warmup_steps", self.optimizer.warmup_steps, f"exceeds train.steps={train.steps}"
+    if not 0 <= self.seed < 2**32:
+      yield "seed", self.seed, "must lie in [0, 2**32)"
+
+
+def branches() -> dict:
+  """Name -> dataclass, or -> {name: dataclass} where the branch's own `name` chooses."""
+  # The one upward import of this file: the rooms own their fields, the door only has to know their names.
+  from fmjax.objectives import OBJECTIVES
+
+  return dict(model=TransformerConfig, objective=OBJECTIVES, data=DataConfig, optimizer=OPTIMIZERS,
+              train=TrainConfig, mesh=MeshConfig, checkpoint=CheckpointConfig)  # fmt: skip
+
+
+DEFAULT_NAMES = dict(objective="next_token", optimizer="adamw")
+
+
+def nearest(name: str, names) -> str:
+  close = difflib.get_close_matches(str(name), list(names), 1, 0.5)
+  return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
+
+
+def fits(value, hint):
+  """`value` as the annotated type, or TypeError with the law that it breaks."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    if value is None:
+      return None
+    return fits(value, next(arg for arg in args if arg is not types.NoneType))
+  if origin is Literal:
+    if value in args:
+      return value
+    raise TypeError(
+      "must be " + (repr(args[0]) if len(args) == 1 else f"one of {', '.join(args)}: {nearest(value, args)}")
+    )
+  if origin is tuple:
+    if isinstance(value, (list, tuple)) and len(value) == len(args):
+      return tuple(fits(one, arg) for one, arg in zip(value, args))
+    raise TypeError(f"must be {len(args)} values such as ({', '.join(arg.__name__ for arg in args)})")
+  if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if not math.isfinite(value):
+      raise TypeError("must be finite")
+    return float(value)
+  if hint is not typing.Any and (
+    not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
+  ):
+    wanted = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
+    raise TypeError(f"must be {wanted.get(hint.__name__, hint.__name__)}")
+  return value
+
+
+def build(cls, given: dict, prefix: str, problems: list):
+  """An instance of the dataclass `cls`, or None with what is wrong added to `problems`."""
+  hints = typing.get_type_hints(cls)
+  names = [field.name for field in dataclasses.fields(cls)]
+  values, before = {}, len(problems)
+  for name, value in given.items():
+    if name not in names:
+      problems.append((prefix + name, value, f"no such field: {nearest(name, names)}"))
+      continue
+    try:
+      values[name] = fits(value, hints[name])
+    except TypeError as error:
+      problems.append((prefix + name, value, str(error)))
+  try:
+    made = cls(**values)
+  except Wrong as wrong:
+    problems += [(prefix + key, value, law) for key, value, law in wrong.problems]
+    return None
+  return made if len(problems) == before else None
+
+
+def choose(branch: str, table, given: dict, problems: list):
+  """The dataclass that `given` (a branch's fields) asks for, and the fields with a model's preset unfolded."""
+  if branch == "model" and (preset := given.get("preset")):
+    from fmjax.models.zoo import PRESETS
+
+    if preset not in PRESETS:
+      problems.append(("model.preset", preset, f"no such preset: {nearest(preset, PRESETS)}"))
+      return None, given
+    return table, {**PRESETS[preset], **given}
+  if not isinstance(table, dict):
+    return table, given
+  name = given.get("name", DEFAULT_NAMES[branch])
+  if name not in table:
+    problems.append((f"{branch}.name", name, f"no such {branch}: {nearest(name, table)}"))
+  return table.get(name), given
+
+
+def from_config_dict(tree, source: str = "the config") -> Config:
+  """The config that `tree` (a ConfigDict or nested dicts) says; FmjaxError CONFIG names all that is wrong in it."""
+  tree = dict(tree.to_dict() if hasattr(tree, "to_dict") else tree)
+  problems, made, tables = [], {}, branches()
+  for name in tree:
+    if name not in tables and name != "seed":
+      problems.append((name, tree[name], f"no such branch: {nearest(name, [*tables, 'seed'])}"))
+  for name, table in tables.items():
+    given = tree.get(name, {})
+    if not isinstance(given, dict):
+      problems.append((name, given, f"is a branch: set its fields, as in {name}.FIELD"))
+      continue
+    cls, given = choose(name, table, given, problems)
+    made[name] = cls and build(cls, given, name + ".", problems)
+  if None not in made.values() and len(made) == len(tables):
+    seed = {"seed": tree["seed"]} if "seed" in tree else {}
+    config = build(Config, {**made, **seed}, "", problems)
+  if problems:
+    many = (
+      f"{len(problems)} fields of {source} are wrong"
+      if len(problems) > 1
+      else f"a field of {source} is wrong"
+    )
+    raise FmjaxError("CONFIG", many, rows=[f"{key}={value!r}: {law}" for key, value, law in problems])
+  return config
+
+
+def to_dict(config) -> dict:
+  """The config as nested dicts of plain values: what config.json holds and `from_config_dict` takes back."""
+  return dataclasses.asdict(config)

@@ -1,0 +1,37 @@
+"""Strict mode and eight fake CPU devices, before JAX starts."""
+
+import os
+import pathlib
+import sys
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache/fmjax-tests/xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_threefry_partitionable", True)
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared():
+  """The folder of real data sets, where there is one."""
+  if not SHARED.is_dir():
+    pytest.skip("needs ../shared/data")
+  return SHARED
+
+
+@pytest.fixture
+def one_device():
+  """A mesh of one device, set for the test."""
+  mesh = jax.make_mesh(
+    (1,) * 6, ("data", "fsdp", "tensor", "context", "expert", "stage"), devices=jax.devices()[:1]
+  )
+  with jax.set_mesh(mesh):
+    yield mesh
