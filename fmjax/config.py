@@ -88,9 +88,7 @@ class TransformerConfig(Branch):
   tied: bool = True  # the output layer is the token embedding
   dropout: float = 0.0
   init_std: float | None = None  # of linear maps; None: 1 / sqrt(fan-in)
-  scan_layers: bool = (
-    True  # one compiled layer in a loop; False unrolls: slower to compile, faster steps on CPU
-  )
+  scan_layers: bool = True  # one compiled layer in a loop; False unrolls: slower to compile, faster steps on CPU
 
   def fill(self):
     self.set(K=self.N, F=4 * self.D)
@@ -124,9 +122,7 @@ class TransformerConfig(Branch):
 class DataConfig(Branch):
   source: Literal["stdlib", "text"] = "stdlib"  # the running Python's standard library; a text file or a glob
   path: str | None = None
-  tokenizer: str = (
-    "sentencepiece"  # bytes | characters | sentencepiece (trained here) | the path of a .model file
-  )
+  tokenizer: str = "sentencepiece"  # bytes | characters | sentencepiece (trained here) | the path of a .model file
   vocab_size: int = 4096  # of a tokenizer trained here
   sequence_length: int = 256  # tokens an example
   eval_fraction: float = 0.1
@@ -348,9 +344,7 @@ def fits(value, hint):
     if not math.isfinite(value):
       raise TypeError("must be finite")
     return float(value)
-  if hint is not typing.Any and (
-    not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
-  ):
+  if hint is not typing.Any and (not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
     wanted = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
     raise TypeError(f"must be {wanted.get(hint.__name__, hint.__name__)}")
   return value
@@ -412,11 +406,7 @@ def from_config_dict(tree, source: str = "the config") -> Config:
     seed = {"seed": tree["seed"]} if "seed" in tree else {}
     config = build(Config, {**made, **seed}, "", problems)
   if problems:
-    many = (
-      f"{len(problems)} fields of {source} are wrong"
-      if len(problems) > 1
-      else f"a field of {source} is wrong"
-    )
+    many = f"{len(problems)} fields of {source} are wrong" if len(problems) > 1 else f"a field of {source} is wrong"
     raise FmjaxError("CONFIG", many, rows=[f"{key}={value!r}: {law}" for key, value, law in problems])
   return config
 

@@ -40,9 +40,7 @@ def load_recipe(spec: str) -> dict:
   except FmjaxError:
     raise
   except Exception as error:
-    raise FmjaxError(
-      "CONFIG", f"the recipe {path} does not run", got=f"{type(error).__name__}: {error}"
-    ) from error
+    raise FmjaxError("CONFIG", f"the recipe {path} does not run", got=f"{type(error).__name__}: {error}") from error
   finally:
     sys.path.remove(folder)
 

@@ -10,8 +10,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".c
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_threefry_partitionable", True)
@@ -30,8 +30,6 @@ def shared():
 @pytest.fixture
 def one_device():
   """A mesh of one device, set for the test."""
-  mesh = jax.make_mesh(
-    (1,) * 6, ("data", "fsdp", "tensor", "context", "expert", "stage"), devices=jax.devices()[:1]
-  )
+  mesh = jax.make_mesh((1,) * 6, ("data", "fsdp", "tensor", "context", "expert", "stage"), devices=jax.devices()[:1])
   with jax.set_mesh(mesh):
     yield mesh
