@@ -41,7 +41,8 @@ class Declaration:
 def spec(table: dict, letters: str, shape) -> jax.P:
   """Where a tensor of these letters and this shape lives on the mesh that is set. Axes that do not divide stay whole."""
   sizes = jax.sharding.get_abstract_mesh().shape
-  entries = table.get(letters) or tuple(table.get(letter) for letter in letters)
+  named = table.get(letters) if len(letters) > 1 else None
+  entries = named or tuple(table.get(letter) for letter in letters)
   kept = []
   for place, (axes, size) in enumerate(zip(entries, shape, strict=True)):
     ways = math.prod(sizes.get(axis, 1) for axis in ((axes,) if isinstance(axes, str) else axes or ()))
@@ -76,9 +77,8 @@ def einsum(equation: str, *operands, precision=None, accumulate=None):
   return jnp.einsum(equation, *operands, precision=precision, preferred_element_type=accumulate, out_sharding=where)
 
 
-def take(table, ids, letters: str):
-  """Rows of `table` by `ids`: `take(e_VD, t_BT, "BTD")`; `letters` are those of the result."""
-  name = "V" + letters[ids.ndim :]
+def take(table, ids, name: str, letters: str):
+  """Rows of `table`, of letters `name`, by `ids`: `take(e_VD, t_BT, "VD", "BTD")`."""
   return flow(table, name).at[ids].get(out_sharding=flowing(letters, (*ids.shape, *table.shape[1:])))
 
 

@@ -1,0 +1,1 @@
+"""One fast kernel a file, its plain reference beside it."""

@@ -1,0 +1,160 @@
+"""Cross-entropy from hidden states, without ever holding all the logits; its plain truth beside it.
+
+With logits z_V = h_D . e_VD, lse = log sum exp z, target y, label smoothing s and z-loss c, a token's loss is
+  (1 - s) (lse - z_y) + s (lse - mean z) + c lse^2
+(Szegedy et al. 2016, arXiv:1512.00567, section 7; Chowdhery et al. 2022, arXiv:2204.02311, section 5). Its gradient in
+z has a closed form, so one pass over chunks of tokens gives the loss and both gradients: three matmuls, as the
+plain way, and nothing of the logits is kept for the backward pass.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmjax.sharding import FLOWING, flowing
+
+CHUNK_BYTES = 32 << 20  # of float32 logits at a time on one device
+
+
+class Sums(NamedTuple):
+  """Over tokens, each times its weight: `loss` with its regularisers, `nll` without, `correct` predictions."""
+
+  loss: jax.Array
+  nll: jax.Array
+  correct: jax.Array
+
+
+class Terms(NamedTuple):
+  vocabulary: int  # ids from here on only pad V
+  label_smoothing: float
+  z_loss: float
+
+
+def token_sums(z_CV, targets_C, weights_C, terms: Terms, first_id=0, total=lambda x: x, largest=lambda x: x):
+  """Sums over C tokens, and what the gradient needs. `total` and `largest` join the shards of V, where it is cut."""
+  ids_V = first_id + jnp.arange(z_CV.shape[1])
+  real_1V = (ids_V < terms.vocabulary)[None]
+  z_CV = jnp.where(real_1V, z_CV, -jnp.inf)
+  max_C = largest(jnp.max(z_CV, 1))
+  lse_C = max_C + jnp.log(total(jnp.sum(jnp.exp(z_CV - max_C[:, None]), 1)))
+  is_target_CV = ids_V[None] == targets_C[:, None]
+  target_C = total(jnp.sum(jnp.where(is_target_CV, z_CV, 0.0), 1))
+  nll_C = loss_C = lse_C - target_C
+  if terms.label_smoothing:
+    mean_C = total(jnp.sum(jnp.where(real_1V, z_CV, 0.0), 1)) / terms.vocabulary
+    loss_C = (1 - terms.label_smoothing) * nll_C + terms.label_smoothing * (lse_C - mean_C)
+  if terms.z_loss:
+    loss_C = loss_C + terms.z_loss * lse_C * lse_C
+  correct_C = (target_C >= max_C).astype(jnp.float32)
+  sums = Sums(*(jnp.sum(weights_C * x_C) for x_C in (loss_C, nll_C, correct_C)))
+  return sums, (z_CV, lse_C, is_target_CV, real_1V)
+
+
+def logit_gradient(z_CV, lse_C, is_target_CV, real_1V, weights_C, terms: Terms):
+  """d(loss) / dz for each token, times its weight."""
+  p_CV = jnp.exp(z_CV - lse_C[:, None])
+  if terms.z_loss:
+    p_CV = p_CV * (1 + 2 * terms.z_loss * lse_C)[:, None]
+  wanted_CV = is_target_CV * (1 - terms.label_smoothing)
+  if terms.label_smoothing:
+    wanted_CV = wanted_CV + real_1V * (terms.label_smoothing / terms.vocabulary)
+  return (p_CV - wanted_CV) * weights_C[:, None]
+
+
+def reference(h_BTD, e_VD, targets_BT, weights_BT, terms: Terms) -> Sums:
+  """The slow truth: all logits at once, differentiated by JAX. For one device."""
+  z_BTV = jnp.einsum("BTD,VD->BTV", h_BTD, e_VD.astype(h_BTD.dtype), preferred_element_type=jnp.float32)
+  tokens = targets_BT.size
+  return token_sums(z_BTV.reshape(tokens, -1), targets_BT.reshape(tokens), weights_BT.reshape(tokens), terms)[0]
+
+
+def cross_entropy(h_BTD, e_VD, targets_BT, weights_BT, terms: Terms, chunk_bytes: int = CHUNK_BYTES) -> Sums:
+  """The sums of a batch; only `loss` carries a gradient. `e_VD` is at rest, in float32, and is cast to h's dtype."""
+  h_BTD = jax.reshard(h_BTD, flowing("BTD", h_BTD.shape))
+  loss, nll, correct = _chunked(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes)
+  return Sums(loss, jax.lax.stop_gradient(nll), jax.lax.stop_gradient(correct))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _chunked(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes):
+  return _on_each_device(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes, gradients=False)[0]
+
+
+def _forward(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes):
+  sums, gradients = _on_each_device(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes, gradients=True)
+  return sums, gradients
+
+
+def _backward(terms, chunk_bytes, gradients, cotangents):
+  dh_BTD, de_VD = gradients
+  scale = cotangents.loss
+  return dh_BTD * scale.astype(dh_BTD.dtype), de_VD * scale, None, None
+
+
+_chunked.defvjp(_forward, _backward)
+
+
+def _on_each_device(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes, gradients: bool):
+  # Left to the partitioner, each chunk would reduce its gradient of e_VD over the mesh; by hand it is once, at the
+  # end, and a scatter to where e_VD rests.
+  tokens_at = flowing("BT", targets_BT.shape)
+  hidden_at, table_at = flowing("BTD", h_BTD.shape), jax.typeof(e_VD).sharding.spec
+  local = functools.partial(_local, terms=terms, table_at=table_at, chunk_bytes=chunk_bytes, gradients=gradients)
+  results = Sums(jax.P(), jax.P(), jax.P()), ((hidden_at, table_at) if gradients else None)
+  at = (hidden_at, table_at, tokens_at, tokens_at)
+  operands = (jax.reshard(x, place) for x, place in zip((h_BTD, e_VD, targets_BT, weights_BT), at))
+  return jax.shard_map(local, in_specs=at, out_specs=results, check_vma=False)(*operands)
+
+
+def _local(h_BTD, e_VD, targets_BT, weights_BT, *, terms, table_at, chunk_bytes, gradients):
+  B, T, D = h_BTD.shape
+  V_axis, D_axis = table_at
+  w_VD = e_VD.astype(h_BTD.dtype)
+  if D_axis:
+    w_VD = jax.lax.all_gather(w_VD, D_axis, axis=1, tiled=True)
+  V = w_VD.shape[0]
+  first_id, join = 0, {}
+  if V_axis:
+    first_id = jax.lax.axis_index(V_axis) * V
+    join = dict(total=lambda x: jax.lax.psum(x, V_axis), largest=lambda x: jax.lax.pmax(x, V_axis))
+
+  chunks = max(1, math.ceil(B * T * V * 4 / chunk_bytes))
+  C = math.ceil(B * T / chunks)
+  cut = functools.partial(_cut, chunks=chunks, size=C)
+
+  def body(de_VD, chunk):
+    h_CD, targets_C, weights_C = chunk
+    z_CV = jnp.einsum("CD,VD->CV", h_CD, w_VD, preferred_element_type=jnp.float32)
+    sums, kept = token_sums(z_CV, targets_C, weights_C, terms, first_id, **join)
+    if not gradients:
+      return None, (sums, None)
+    dz_CV = logit_gradient(*kept, weights_C, terms).astype(h_CD.dtype)
+    de_VD += jnp.einsum("CV,CD->VD", dz_CV, h_CD, preferred_element_type=jnp.float32)
+    return de_VD, (sums, jnp.einsum("CV,VD->CD", dz_CV, w_VD))
+
+  de_VD = jnp.zeros((V, D), jnp.float32) if gradients else None
+  operands = (cut(h_BTD.reshape(B * T, D)), cut(targets_BT.reshape(-1)), cut(weights_BT.reshape(-1)))
+  if chunks == 1:
+    de_VD, (sums, dh) = body(de_VD, jax.tree.map(lambda x: x[0], operands))
+  else:
+    de_VD, (sums, dh) = jax.lax.scan(body, de_VD, operands)
+    sums = jax.tree.map(jnp.sum, sums)
+  token_axes = (*FLOWING["B"], FLOWING["T"])
+  sums = jax.tree.map(lambda x: jax.lax.psum(x, token_axes), sums)
+  if not gradients:
+    return sums, None
+  dh_BTD = dh.reshape(-1, D)[: B * T].reshape(B, T, D)
+  dh_BTD = jax.lax.psum(dh_BTD, V_axis) if V_axis else dh_BTD
+  if D_axis:
+    de_VD = jax.lax.psum_scatter(de_VD, D_axis, scatter_dimension=1, tiled=True)
+  de_VD = jax.lax.psum(de_VD, tuple(axis for axis in token_axes if axis != D_axis))
+  return sums, (dh_BTD, de_VD)
+
+
+def _cut(x, chunks: int, size: int):
+  """Rows of `x` as [chunks, size, ...]; the rows that fill the last chunk are zero, weight included."""
+  padding = [(0, chunks * size - x.shape[0])] + [(0, 0)] * (x.ndim - 1)
+  return jnp.pad(x, padding).reshape(chunks, size, *x.shape[1:])

@@ -1,0 +1,75 @@
+"""How every parameter is born: declared once, by its einsum, with its initialiser, its sharding and its matrix view."""
+
+import contextlib
+import contextvars
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fmjax.config import TransformerConfig
+from fmjax.sharding import Declaration, einsum, flow, stored
+
+EMBEDDING_STD = 0.02  # Radford et al. 2019 (GPT-2), as in their code
+
+_declared: contextvars.ContextVar[dict | None] = contextvars.ContextVar("declared", default=None)
+
+
+@contextlib.contextmanager
+def declarations():
+  """Collects {path: Declaration} of the parameters that are declared while it is open."""
+  table: dict[str, Declaration] = {}
+  token = _declared.set(table)
+  try:
+    yield table
+  finally:
+    _declared.reset(token)
+
+
+class Layer(nn.Module):
+  """A module that knows the model's config, the dtype it computes in, and whether it trains."""
+
+  config: TransformerConfig
+  dtype: Any = jnp.float32
+  train: bool = False
+
+  def size(self, letter: str) -> int:
+    return dict(V=self.config.padded_V, T=self.config.max_positions).get(letter) or getattr(self.config, letter)
+
+  def weight(self, name: str, ins: str, outs: str, letters: str, kind: str, initializer):
+    """The parameter `name`, at rest and in float32."""
+    shape = tuple(self.size(letter) for letter in letters)
+    if (table := _declared.get()) is not None:
+      table["/".join((*self.path, name))] = Declaration(letters, ins, outs, kind)
+    return self.param(name, lambda key: initializer(key, shape, jnp.float32, out_sharding=stored(letters, shape)))
+
+  def embedding(self, name: str, letters: str):
+    std = self.config.init_std or EMBEDDING_STD
+    return self.weight(name, letters[0], letters[1:], letters, "embedding", nn.initializers.normal(std))
+
+  def vector(self, name: str, letters: str, initializer):
+    return flow(self.weight(name, "", letters, letters, "vector", initializer), letters)
+
+  def linear(self, name: str, equation: str, x, *, residual: bool = False):
+    """`einsum(equation, x, weight)` plus a bias where the config has biases.
+
+    The letters that the equation sums are the fan-in of the initialiser. `residual` marks a map whose result joins
+    the residual stream: it starts smaller by 1 / sqrt(2 L) (Radford et al. 2019, section 2.3).
+    """
+    operands, output = equation.split("->")
+    letters = operands.split(",")[1]
+    ins = "".join(letter for letter in letters if letter not in output)
+    outs = "".join(letter for letter in letters if letter in output)
+    std = self.config.init_std or 1 / math.sqrt(math.prod(self.size(letter) for letter in ins))
+    std *= (2 * self.config.L) ** -0.5 if residual else 1
+    w = self.weight(name, ins, outs, letters, "matrix", nn.initializers.normal(std))
+    y = einsum(equation, x, w.astype(self.dtype))
+    if self.config.bias:
+      bias = self.vector(f"{name}_bias", outs, nn.initializers.zeros_init())
+      y += jnp.expand_dims(bias.astype(self.dtype), range(len(output) - len(outs)))
+    return y
+
+  def dropout_key(self):
+    """A key where dropout is on, else None."""
+    return self.make_rng("dropout") if self.train and self.config.dropout else None

@@ -1,0 +1,41 @@
+"""Next-token prediction: the causal language model's objective."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax.config import Branch, fraction
+from fmjax.kernels.cross_entropy import Terms, cross_entropy
+from fmjax.models.embed import output_embedding
+
+
+@dataclasses.dataclass(frozen=True)
+class NextToken(Branch):
+  name: str = "next_token"
+  label_smoothing: float = 0.0
+  z_loss: float = 0.0
+
+  def laws(self):
+    yield from fraction(self, "label_smoothing")
+    if self.z_loss < 0:
+      yield "z_loss", self.z_loss, "must not be negative"
+
+  def transform(self, record: dict, rng: np.random.Generator) -> dict:
+    """A window of T + 1 tokens, `length` of whose targets are real -> tokens, targets, weights, each [T]."""
+    window = record["tokens"]
+    weights = np.arange(len(window) - 1) < record["length"]
+    return dict(tokens=window[:-1], targets=window[1:], weights=weights.astype(np.float32))
+
+  def batch_shapes(self, batch_size: int, length: int) -> dict:
+    """What a batch is, without data: name -> ShapeDtypeStruct."""
+    types = dict(tokens=jnp.int32, targets=jnp.int32, weights=jnp.float32)
+    return {name: jax.ShapeDtypeStruct((batch_size, length), dtype) for name, dtype in types.items()}
+
+  def loss(self, model, params, batch: dict, key, train: bool):
+    """(sum, weight, metrics): sums over tokens in nats; metrics are sums of the same weight."""
+    hidden_BTD = model.apply(params, batch, key=key, train=train).hidden
+    terms = Terms(model.config.V, self.label_smoothing if train else 0.0, self.z_loss if train else 0.0)
+    sums = cross_entropy(hidden_BTD, output_embedding(params), batch["targets"], batch["weights"], terms)
+    return sums.loss, jnp.sum(batch["weights"]), dict(loss=sums.nll, accuracy=sums.correct)
