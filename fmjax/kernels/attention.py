@@ -1,0 +1,225 @@
+"""Attention: one room that picks the fastest kernel the call allows, and the slow truth beside it.
+
+Letters are the alphabet's: queries q_BTNH, keys and values k_BSKH and v_BSKH, N = K * G query heads. A fused kernel
+never holds the T x S matrix in memory; it runs on each device's own examples and heads, inside `jax.shard_map`.
+"""
+
+import functools
+import logging
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from fmjax import sharding
+
+OUT = "attention_out"  # the name under which a remat policy finds attention's result
+MAX_BLOCK = 512  # of splash attention: four blocks of 512 x 512 floats fit a TPU's vector memory
+MASKED = -1e30  # a logit that takes no part; finite, so that a row without any key stays finite
+
+log = logging.getLogger("fmjax")
+
+
+def attention(
+  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, bias=None, softcap=None, scale=None, dropout=0.0, key=None
+):
+  """o_BTNH = softmax(mask(softcap(scale * q k^T) + bias)) v, the softmax in float32, by the kernel `choose` names.
+
+  causal: a query sees keys up to its own position; needs T == S.
+  segments: (q_BT, k_BS) whole numbers; a token sees its own segment only. A query of segment 0, padding, gives 0 and
+    takes no gradient; any other must have a key of its segment in reach.
+  bias: added to the logits; letters NTS or BNTS, N and B may be 1.
+  softcap: logits become softcap * tanh(logits / softcap), before the bias. Gemma 2, arXiv:2408.00118, section 2.
+  scale: of the logits; None is H ** -0.5.
+  dropout: share of the probabilities that is dropped, where `key` is not None.
+
+  Runs under the mesh that is set; q and o flow as BTNH, k and v as BSKH (`sharding.FLOWING`). A remat policy that
+  keeps the result is `saveable`.
+  """
+  (_, T, N, H), (_, S, K, _) = q_BTNH.shape, k_BSKH.shape
+  if causal and T != S:
+    raise ValueError(f"causal attention needs as many queries as keys, not T={T} and S={S}: mask with segments")
+  if N % K:
+    raise ValueError(f"N={N} query heads do not fall into groups of K={K} key heads")
+  dropout = dropout if key is not None else 0.0
+  scale = H**-0.5 if scale is None else scale
+  name, reason = choose(
+    platform(), T=T, S=S, H=H, dtype=q_BTNH.dtype, segments=segments is not None, bias=bias is not None,
+    softcap=softcap is not None, dropout=dropout > 0,
+  )  # fmt: skip
+  announce(name, reason)
+  if bias is not None and bias.ndim == 3:
+    bias = bias[None]
+  if name == "xla":
+    o_BTNH = plain(q_BTNH, k_BSKH, v_BSKH, causal, segments, bias, softcap, scale, dropout, key)
+  else:
+    kernel = dict(
+      cudnn=functools.partial(cudnn, causal=causal, scale=scale),
+      splash=functools.partial(splash, causal=causal, softcap=softcap, scale=scale),
+    )[name]
+    o_BTNH = per_device(kernel, q_BTNH, k_BSKH, v_BSKH, segments, bias)
+  return checkpoint_name(unpadded(o_BTNH, segments), OUT)
+
+
+def saveable(primitive, *_, **params) -> bool:
+  """The policy for `jax.checkpoint` that keeps attention's result, so that no kernel runs forward a second time.
+
+  The name alone is not enough for cuDNN: its backward pass also needs the softmax statistics, a second result of the
+  primitive, so the primitive itself is kept. Splash gives the name to its statistics too.
+  """
+  named = primitive.name == "name" and params["name"] == OUT
+  return named or primitive.name == "dot_product_attention_fwd_wrapper"
+
+
+def platform() -> str:
+  """What the program is compiled for: "cpu", "gpu", "tpu".
+
+  The mesh that is set knows it at trace time, also when its devices are absent and the host compiles ahead of time.
+  `jax.lax.platform_dependent` would not do: it traces every branch, and cuDNN's raises where there is no GPU.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  name = jax.default_backend() if device is None else device.platform
+  return {"cuda": "gpu"}.get(name, name)
+
+
+def choose(platform, *, T, S, H, dtype, segments, bias, softcap, dropout) -> tuple[str, str]:
+  """(kernel, reason) for a call with these facts; the four flags say what is asked for beside a causal mask."""
+  limits = {
+    "gpu": (
+      "cudnn",
+      (dtype not in (jnp.bfloat16, jnp.float16), f"cuDNN computes in 16 bits, not {jnp.dtype(dtype).name}"),
+      (H % 8 or H > 128, f"cuDNN wants a head width that is a multiple of 8 up to 128, not H={H}"),
+      # Its gradient refuses odd lengths in some releases.
+      (T % 2 or S % 2, f"cuDNN wants even lengths, not T={T}, S={S}"),
+      (softcap, "cuDNN has no soft cap"),
+      # jax gives it one seed when the program is traced: every step would drop the same places.
+      (dropout, "cuDNN's dropout has a fixed seed"),
+    ),
+    "tpu": (
+      "splash",
+      (dtype not in (jnp.bfloat16, jnp.float32), f"splash is not proved in {jnp.dtype(dtype).name}"),
+      (T % 128 or S % 128, f"splash wants lengths that are multiples of 128, not T={T}, S={S}"),
+      (bias, "splash has no bias"),
+      (dropout, "splash has no dropout"),
+    ),
+  }
+  if platform not in limits:
+    return "xla", f"no fused kernel for {platform}"
+  name, *refusals = limits[platform]
+  for refused, reason in refusals:
+    if refused:
+      return "xla", reason
+  return name, f"{platform} and nothing that {name} lacks"
+
+
+@functools.cache
+def announce(name: str, reason: str):
+  log.info("attention: %s (%s)", name, reason)
+
+
+def visible(causal, segments, T, S):
+  """The mask, letters BTS (B may be 1), or None where every query sees every key. Padding sees padding."""
+  mask_BTS = jnp.arange(T)[None, :, None] >= jnp.arange(S)[None, None, :] if causal else None
+  if segments is not None:
+    q_BT, k_BS = segments
+    same_BTS = q_BT[:, :, None] == k_BS[:, None, :]
+    mask_BTS = same_BTS if mask_BTS is None else mask_BTS & same_BTS
+  return mask_BTS
+
+
+def unpadded(o_BTNH, segments):
+  """`o_BTNH` with zeroes for the queries of segment 0: one rule for kernels that leave different values there."""
+  return o_BTNH if segments is None else jnp.where((segments[0] != 0)[:, :, None, None], o_BTNH, 0)
+
+
+def plain(q_BTNH, k_BSKH, v_BSKH, causal, segments, bias, softcap, scale, dropout, key):
+  """Attention as XLA compiles it from matmuls and a softmax; holds the T x S matrix."""
+  (B, T, N, H), (_, S, K, _) = q_BTNH.shape, k_BSKH.shape
+  G = N // K
+  q_BTKGH = jnp.reshape(q_BTNH, (B, T, K, G, H), out_sharding=sharding.flowing("BTKGH", (B, T, K, G, H)))
+  # The scale goes to the query: T x H numbers, not T x S.
+  s_BKGTS = sharding.einsum("BTKGH,BSKH->BKGTS", q_BTKGH * scale, k_BSKH, accumulate=jnp.float32)
+  if softcap is not None:
+    s_BKGTS = softcap * jnp.tanh(s_BKGTS / softcap)
+  if bias is not None:
+    b, n = bias.shape[:2]
+    shape = (b, K, G, T, S) if n > 1 else (b, 1, 1, T, S)
+    s_BKGTS += jnp.reshape(sharding.flow(bias, "BNTS"), shape, out_sharding=sharding.flowing("BKGTS", shape))
+  mask_BTS = visible(causal, segments, T, S)
+  if mask_BTS is not None:
+    s_BKGTS = jnp.where(mask_BTS[:, None, None], s_BKGTS, MASKED)
+  p_BKGTS = jax.nn.softmax(s_BKGTS).astype(v_BSKH.dtype)
+  p_BKGTS = sharding.dropout(p_BKGTS, "BKGTS", dropout, key)
+  o_BTKGH = sharding.einsum("BKGTS,BSKH->BTKGH", p_BKGTS, v_BSKH)
+  return jnp.reshape(o_BTKGH, (B, T, N, H), out_sharding=sharding.flowing("BTNH", (B, T, N, H)))
+
+
+def per_device(kernel, q_BTNH, k_BSKH, v_BSKH, segments, bias):
+  """`kernel` on each device's own examples and heads. Along the mesh's other axes all devices compute the same."""
+  args = [(q_BTNH, "BTNH"), (k_BSKH, "BSKH"), (v_BSKH, "BSKH")]
+  args += [(segments[0], "BT"), (segments[1], "BS")] if segments is not None else []
+  args += [(bias, "BNTS")] if bias is not None else []
+  args = [(sharding.flow(x, letters), sharding.flowing(letters, x.shape)) for x, letters in args]
+
+  def run(q_BTNH, k_BSKH, v_BSKH, *rest):
+    given = {} if segments is None else dict(segments=rest[:2])
+    return kernel(q_BTNH, k_BSKH, v_BSKH, **given, **({} if bias is None else dict(bias=rest[-1])))
+
+  # The kernels do not say over which mesh axes their results vary, so the check of that is off.
+  xs, specs = zip(*args)
+  return jax.shard_map(run, in_specs=specs, out_specs=specs[0], check_vma=False)(*xs)
+
+
+def cudnn(q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, scale):
+  """cuDNN's flash attention. Segments become a mask of T x S an example, which all heads share."""
+  mask_BTS = visible(False, segments, q_BTNH.shape[1], k_BSKH.shape[1])
+  return jax.nn.dot_product_attention(
+    q_BTNH, k_BSKH, v_BSKH, None if bias is None else bias.astype(q_BTNH.dtype),
+    None if mask_BTS is None else mask_BTS[:, None], scale=scale, is_causal=causal, implementation="cudnn",
+  )  # fmt: skip
+
+
+def splash(q_BTNH, k_BSKH, v_BSKH, segments=None, *, causal, softcap, scale):
+  """Pallas's splash attention, which skips the blocks that the causal mask leaves empty."""
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+  (_, T, N, _), S = q_BTNH.shape, k_BSKH.shape[1]
+  # As large as the lengths allow: a larger block reads keys and values from HBM fewer times.
+  q, kv = math.gcd(T, MAX_BLOCK), math.gcd(S, MAX_BLOCK)
+  sizes = kernels.BlockSizes(q, kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv)
+  mask = (masks.CausalMask if causal else masks.FullMask)((T, S))
+  kernel = kernels.make_splash_mha(
+    masks.MultiHeadMask([mask] * N), block_sizes=sizes, head_shards=1, q_seq_shards=1,
+    attn_logits_soft_cap=softcap, residual_checkpoint_name=OUT,
+  )  # fmt: skip
+  heads_first = [x.swapaxes(1, 2) for x in (q_BTNH * scale, k_BSKH, v_BSKH)]
+  ids = None if segments is None else kernels.SegmentIds(*segments)
+  return jax.vmap(kernel)(*heads_first, ids).swapaxes(1, 2)
+
+
+def reference(
+  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, bias=None, softcap=None, scale=None, dropout=0.0, key=None
+):
+  """The slow truth: what `attention` means, in float32, one plain line a step. Takes whole arrays, on no mesh."""
+  (_, T, N, H), S = q_BTNH.shape, k_BSKH.shape[1]
+  q_BTNH, k_BSNH, v_BSNH = (
+    jnp.repeat(x.astype(jnp.float32), N // x.shape[2], axis=2) for x in (q_BTNH, k_BSKH, v_BSKH)
+  )
+  s_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) * (H**-0.5 if scale is None else scale)
+  if softcap is not None:
+    s_BNTS = softcap * jnp.tanh(s_BNTS / softcap)
+  if bias is not None:
+    s_BNTS = s_BNTS + bias.reshape((-1, *bias.shape[-3:]))
+  if causal:
+    s_BNTS = jnp.where(jnp.tril(jnp.ones((1, 1, T, S), bool)), s_BNTS, MASKED)
+  if segments is not None:
+    q_BNTS, k_BNTS = segments[0][:, None, :, None], segments[1][:, None, None, :]
+    s_BNTS = jnp.where(q_BNTS == k_BNTS, s_BNTS, MASKED)
+  p_BNTS = jax.nn.softmax(s_BNTS)
+  if segments is not None:
+    p_BNTS = jnp.where(q_BNTS == 0, 0, p_BNTS)
+  if dropout and key is not None:
+    p_BNTS = jnp.where(jax.random.bernoulli(key, 1 - dropout, p_BNTS.shape), p_BNTS / (1 - dropout), 0)
+  return jnp.einsum("BNTS,BSNH->BTNH", p_BNTS, v_BSNH)
