@@ -141,80 +141,6 @@ class DataConfig(Branch):
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig(Branch):
-  """What every optimizer takes. Steps of warm-up and decay count updates."""
-
-  learning_rate: float = 1e-3
-  schedule: Literal["constant", "linear", "cosine", "wsd", "inverse_sqrt"] = "cosine"
-  warmup_steps: int = 0
-  decay_steps: int | None = None  # wsd: the last steps, that fall to the end; None: a fifth of train.steps
-  end_fraction: float = 0.1  # of the peak, at the end of linear, cosine and wsd
-  weight_decay: float = 0.0  # decoupled, of matrices and embeddings only
-  clip_norm: float | None = 1.0
-
-  def laws(self):
-    yield from at_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "decay_steps")
-    if self.clip_norm is not None and self.clip_norm <= 0:
-      yield "clip_norm", self.clip_norm, "must be positive, or None for no clipping"
-    if not 0 <= self.end_fraction <= 1:
-      yield "end_fraction", self.end_fraction, "must lie in [0, 1]"
-    for name in ("b1", "b2", "momentum", "adam_b1", "adam_b2"):
-      if getattr(self, name, None) is not None:
-        yield from fraction(self, name)
-
-
-@dataclasses.dataclass(frozen=True)
-class AdamW(OptimizerConfig):
-  name: Literal["adamw"] = "adamw"
-  b1: float = 0.9
-  b2: float = 0.95
-  eps: float = 1e-8
-  weight_decay: float = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Lion(OptimizerConfig):
-  name: Literal["lion"] = "lion"
-  b1: float = 0.9
-  b2: float = 0.99
-
-
-@dataclasses.dataclass(frozen=True)
-class SGD(OptimizerConfig):
-  name: Literal["sgd"] = "sgd"
-  momentum: float | None = 0.9
-  nesterov: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Adafactor(OptimizerConfig):
-  """Shazeer and Stern 2018 (arXiv:1804.04235), with the learning rate from the schedule."""
-
-  name: Literal["adafactor"] = "adafactor"
-  decay_rate: float = 0.8
-  eps: float = 1e-30
-  clip_rms: float | None = 1.0  # of an update, per parameter
-  multiply_by_rms: bool = True  # the step is relative to the parameter's own scale
-
-
-@dataclasses.dataclass(frozen=True)
-class Muon(OptimizerConfig):
-  """Jordan et al. 2024, Muon; matrices inside the blocks by Newton-Schulz, all else by AdamW."""
-
-  name: Literal["muon"] = "muon"
-  momentum: float = 0.95
-  nesterov: bool = True
-  iterations: int = 5
-  adam_learning_rate: float = 0.1  # of what is not a matrix, as a fraction of learning_rate
-  adam_b1: float = 0.9
-  adam_b2: float = 0.95
-  eps: float = 1e-8
-
-
-OPTIMIZERS = {"adamw": AdamW, "lion": Lion, "sgd": SGD, "adafactor": Adafactor, "muon": Muon}
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainConfig(Branch):
   steps: int | None = None
   epochs: float | None = None
@@ -284,7 +210,7 @@ class Config(Branch):
   model: TransformerConfig
   objective: typing.Any  # one of objectives.OBJECTIVES
   data: DataConfig
-  optimizer: OptimizerConfig
+  optimizer: typing.Any  # one of optim.OPTIMIZERS
   train: TrainConfig
   mesh: MeshConfig
   checkpoint: CheckpointConfig
@@ -302,14 +228,18 @@ class Config(Branch):
       yield "data.sequence_length", length, law
     if train.steps is not None and self.optimizer.warmup_steps > train.steps:
       yield "optimizer.warmup_steps", self.optimizer.warmup_steps, f"exceeds train.steps={train.steps}"
+    elif train.steps is not None and (self.optimizer.decay_steps or 0) > train.steps - self.optimizer.warmup_steps:
+      law = f"exceeds the {train.steps - self.optimizer.warmup_steps} of train.steps that the warm-up leaves"
+      yield "optimizer.decay_steps", self.optimizer.decay_steps, law
     if not 0 <= self.seed < 2**32:
       yield "seed", self.seed, "must lie in [0, 2**32)"
 
 
 def branches() -> dict:
   """Name -> dataclass, or -> {name: dataclass} where the branch's own `name` chooses."""
-  # The one upward import of this file: the rooms own their fields, the door only has to know their names.
+  # The upward imports of this file: the rooms own their fields, the door only has to know their names.
   from fmjax.objectives import OBJECTIVES
+  from fmjax.optim import OPTIMIZERS
 
   return dict(model=TransformerConfig, objective=OBJECTIVES, data=DataConfig, optimizer=OPTIMIZERS,
               train=TrainConfig, mesh=MeshConfig, checkpoint=CheckpointConfig)  # fmt: skip
