@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from fmjax.config import Branch, at_least, fraction
-from fmjax.sharding import FLOWING, Declaration, einsum, flow
+from fmjax.sharding import FLOWING, STORED, Declaration, einsum, flow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,14 +305,24 @@ def newton_schulz(declared: Declaration, x, iterations: int, eps: float):
   twin = letters.translate(str.maketrans(small, second))
   gram, other, chained = apart + small + second, apart + small + third, apart + second + third
 
-  def round_(_, x):
+  def one_round(_, x):
     a, b, c = QUINTIC
     gram_x = einsum(f"{letters},{twin}->{gram}", x, x)
     # A is symmetric: its second factor may be read along its rows.
     polynomial = b * gram_x + c * einsum(f"{other},{chained}->{gram}", gram_x, gram_x)
     return a * x + einsum(f"{gram},{twin}->{letters}", polynomial, x)
 
-  rest = jax.typeof(x).sharding
+  home = jax.typeof(x).sharding.spec
   x = flow(x, letters)
   norm = jnp.sqrt(jnp.sum(x * x, places(declared, declared.ins + declared.outs), keepdims=True))
-  return jax.reshard(jax.lax.fori_loop(0, iterations, round_, x / (norm + eps)), rest)
+  return go_home(jax.lax.fori_loop(0, iterations, one_round, x / (norm + eps)), letters, home)
+
+
+def go_home(x, letters: str, home: jax.P):
+  """`x`, which lies as FLOWING says, brought to `home`, where its weight rests."""
+  # XLA swaps the axis of two dimensions by an all-to-all, but where it has to gather over another axis in the same
+  # move it replicates the whole tensor. So layers that lie over `data` and `fsdp` give up `fsdp` first.
+  if "B" in letters and jax.typeof(x).sharding.spec[letters.index("B")]:
+    last = tuple(axis for axis in FLOWING["B"] if axis not in STORED.values())
+    x = jax.reshard(x, jax.P(*(last if letter == "B" else axes for letter, axes in zip(letters, home))))
+  return jax.reshard(x, home)
