@@ -3,7 +3,9 @@ differs between the config that a run was started with and the one given now."""
 
 import ast
 import dataclasses
+import hashlib
 import importlib.util
+import json
 import pathlib
 import sys
 
@@ -11,8 +13,10 @@ from fmjax.config import Config, branches, nearest, to_dict
 from fmjax.errors import FmjaxError
 
 # What may change when a run is resumed: nothing here alters a batch, an update or the meaning of a number.
-HARMLESS = ("train.steps", "train.log_every", "train.eval_", "train.sample_", "train.remat", "train.profile",
-            "train.epochs", "checkpoint.", "mesh.", "data.workers", "data.cache")  # fmt: skip
+HARMLESS = (
+  "train.steps", "train.epochs", "train.log_every", "train.eval_", "train.sample_", "train.remat", "train.profile",
+  "train.on_nonfinite", "train.max_skips", "checkpoint.", "mesh.", "data.workers", "data.cache",
+)  # fmt: skip
 
 
 def parse_value(text: str):
@@ -82,3 +86,9 @@ def differences(saved: Config, given: Config) -> list[tuple[str, object, object]
 def harmless(key: str) -> bool:
   """Whether a resumed run may change the field `key`."""
   return any(key == allowed or (allowed[-1] in "._" and key.startswith(allowed)) for allowed in HARMLESS)
+
+
+def config_hash(config: Config) -> str:
+  """Of all that may not change while a run lasts."""
+  fixed = {key: value for key, value in flatten(to_dict(config)).items() if not harmless(key)}
+  return hashlib.blake2b(json.dumps(fixed, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -17,7 +17,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fmjax.config import MESH_AXES, Config, divisors
+from fmjax.config import MESH_AXES, Config, MeshConfig, divisors
 from fmjax.errors import FmjaxError
 
 STORED = dict(D="fsdp", F="tensor", N="tensor", K="tensor", V="tensor")
@@ -39,7 +39,7 @@ class Declaration:
 
 
 def spec(table: dict, letters: str, shape) -> jax.P:
-  """Where a tensor of these letters and this shape lives on the mesh that is set. Axes that do not divide stay whole."""
+  """Where a tensor of these letters and shape lives on the mesh that is set. Axes that do not divide stay whole."""
   sizes = jax.sharding.get_abstract_mesh().shape
   named = table.get(letters) if len(letters) > 1 else None
   entries = named or tuple(table.get(letter) for letter in letters)
@@ -90,18 +90,10 @@ def dropout(x, letters: str, rate: float, key):
   return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
-def batch_ways(mesh) -> int:
-  """How many parts the mesh cuts a batch into."""
-  return math.prod(mesh.shape[axis] for axis in FLOWING["B"])
-
-
-def make_mesh(config: Config, devices=None):
-  """The mesh the config asks for, with Explicit axes, over `devices` (default: all).
-
-  Raises FmjaxError MESH, before anything compiles, where the devices, the heads or the batch do not divide.
-  """
+def make_mesh(config: MeshConfig, devices=None):
+  """The mesh the config asks for, with Explicit axes, over `devices` (default: all); else FmjaxError MESH."""
   devices = jax.devices() if devices is None else devices
-  sizes = {axis: getattr(config.mesh, axis) for axis in MESH_AXES}
+  sizes = {axis: getattr(config, axis) for axis in MESH_AXES}
   fixed = math.prod(size for size in sizes.values() if size is not None)
   free = next((axis for axis, size in sizes.items() if size is None), None)
   asked = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size not in (1, None)) or "one device"
@@ -113,19 +105,19 @@ def make_mesh(config: Config, devices=None):
       expected=f"a divisor of {len(devices)}: {divisors(len(devices), fixed)}" if free else f"{len(devices)} in all",
       fix="leave one axis None (mesh.fsdp is, by default): it takes the devices that are left",
     )  # fmt: skip
-  check_divides(config, sizes)
   return jax.make_mesh(tuple(sizes.values()), MESH_AXES, devices=devices)
 
 
-def check_divides(config: Config, sizes: dict):
-  model, train = config.model, config.train
+def check_divides(config: Config, mesh):
+  """FmjaxError MESH, before anything compiles, where the heads or the batch do not divide over the mesh."""
+  model, train, tensor = config.model, config.train, mesh.shape["tensor"]
   for name in ("N", "K"):
-    if (heads := getattr(model, name)) % sizes["tensor"]:
+    if (heads := getattr(model, name)) % tensor:
       raise FmjaxError(
-        "MESH", f"model.{name}={heads} heads do not divide over mesh.tensor={sizes['tensor']}", where="mesh.tensor",
-        fix=f"set mesh.tensor to {divisors(math.gcd(model.N, model.K), sizes['tensor'])}",
+        "MESH", f"model.{name}={heads} heads do not divide over mesh.tensor={tensor}", where="mesh.tensor",
+        fix=f"set mesh.tensor to {divisors(math.gcd(model.N, model.K), tensor)}",
       )  # fmt: skip
-  ways = math.prod(sizes[axis] for axis in FLOWING["B"])
+  ways = math.prod(mesh.shape[axis] for axis in FLOWING["B"])
   part = train.batch_size // train.accumulate
   if part % ways:
     low = max(part // ways, 1) * ways * train.accumulate

@@ -1,4 +1,4 @@
-"""How every parameter is born: declared once, by its einsum, with its initialiser, its sharding and its matrix view."""
+"""How a parameter is born: declared once, by its einsum, with its initialiser, sharding and view as a matrix."""
 
 import contextlib
 import contextvars

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fmjax.config import TransformerConfig
+from fmjax.kernels.attention import saveable
 from fmjax.models import embed, linear
 from fmjax.models.attention import Attention
 from fmjax.models.feedforward import FeedForward
@@ -35,23 +36,12 @@ class Block(Layer):
     return x_BTD + dropout(y_BTD, "BTD", rate, self.dropout_key()), None
 
 
-def saves_matmuls(primitive, *_, **__) -> bool:
-  # dots_saveable alone runs cuDNN's flash attention a second time in the backward pass: it is no dot_general.
-  return primitive.name in ("dot_general", "dot_product_attention_fwd_wrapper")
+def saves_matmuls(primitive, *arguments, **params) -> bool:
+  # A fused attention kernel is no dot_general: dots_saveable alone would run it a second time in the backward pass.
+  return primitive.name == "dot_general" or saveable(primitive, *arguments, **params)
 
 
-def saves_flash_attention(primitive, *_, **__) -> bool:
-  return primitive.name == "dot_product_attention_fwd_wrapper"
-
-
-policies = jax.checkpoint_policies
-REMAT = {
-  "full": policies.nothing_saveable,
-  "dots": saves_matmuls,
-  "attention": policies.save_from_both_policies(
-    policies.save_only_these_names("attention_out"), saves_flash_attention
-  ),
-}
+REMAT = {"full": jax.checkpoint_policies.nothing_saveable, "dots": saves_matmuls, "attention": saveable}
 
 
 class Transformer(Layer):

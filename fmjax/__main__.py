@@ -1,0 +1,214 @@
+"""The command line: one function a command, each a few lines that call a room of the house."""
+
+import time
+
+STARTED = time.monotonic()
+
+import argparse  # noqa: E402
+import os  # noqa: E402
+import pathlib  # noqa: E402
+import sys  # noqa: E402
+
+from fmjax.errors import EXIT, FmjaxError  # noqa: E402
+
+
+def config_of(args):
+  """The Config that --config and its overrides say, or None where neither is given."""
+  from fmjax import recipe
+  from fmjax.config import from_config_dict
+
+  if args.config is None:
+    if args.overrides:
+      saved = pathlib.Path(args.workdir) / "config.json"
+      if not saved.is_file():
+        raise FmjaxError("USAGE", "overrides need a --config to override", fix="give --config=FILE")
+      from fmjax.workdir import read_json
+
+      return from_config_dict(recipe.override(read_json(saved), args.overrides), str(saved))
+    return None
+  return from_config_dict(recipe.override(recipe.load_recipe(args.config), args.overrides), args.config)
+
+
+def start_jax():
+  """JAX with the compilation cache on: a program compiled once is read back by the next run."""
+  import jax
+
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache/fmjax/xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def train(args):
+  config = config_of(args)
+  start_jax()
+  from fmjax import report, train
+
+  row = train.run(args.workdir, config, argv=sys.argv, started=STARTED)
+  page = report.build([pathlib.Path(args.workdir)])
+  if "sample" in row:
+    print(row["sample"], end="\n\n")
+  loss, bits = row["eval/loss"], row["eval/bits_per_byte"]
+  print(f"step {row['step']:,}  eval loss {loss:.4f} nats a token  {bits:.4f} bits a byte")
+  for name, bits in read_baselines(args.workdir).items():
+    print(f"  {name:<16} {bits:.4f} bits a byte on the same text")
+  print(f"run     {args.workdir}\nreport  {page}")
+
+
+def read_baselines(folder) -> dict:
+  from fmjax.workdir import read_json
+
+  return read_json(pathlib.Path(folder) / "environment.json")["data"]["baselines"]
+
+
+def evaluate(args):
+  start_jax()
+  import functools
+
+  import jax
+
+  from fmjax import data, spec
+  from fmjax.evaluate import evaluate
+  from fmjax.step import eval_step
+  from fmjax.train import make_batches
+
+  found = spec.load(args.model or args.workdir)
+  prepared = data.prepare(found.config.data)
+  data.check_fingerprint(found.manifest["data_fingerprint"], prepared)
+  with jax.set_mesh(found.mesh):
+    step = jax.jit(functools.partial(eval_step, model=found.model, objective=found.config.objective))
+    batches = make_batches(prepared, found.config, "eval")
+    row = evaluate(step, found.params, batches, prepared.facts["eval_bytes_per_token"])
+  for name, value in row.items():
+    print(f"{name:<20} {value:.6f}")
+
+
+def generate(args):
+  from fmjax.decode import Sampling
+
+  names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+  sampling = Sampling.checked(**{name: getattr(args, name) for name in names})
+  start_jax()
+  import jax
+
+  from fmjax import decode, spec
+
+  found = spec.load(args.model)
+  tokenizer, shown = found.tokenizer, ""
+  prompt = [tokenizer.end, *tokenizer.encode(args.prompt)]
+  print(args.prompt, end="", flush=True)
+  with jax.set_mesh(found.mesh):
+    ids = []
+    length = found.config.data.sequence_length
+    for token in decode.generate(found.model, found.params, prompt, sampling, length=length, end=tokenizer.end):
+      ids.append(token)
+      text = tokenizer.decode(ids)
+      if not text.endswith("\ufffd"):  # half a character is shown when it is whole
+        print(text[len(shown) :], end="", flush=True)
+        shown = text
+  print(tokenizer.decode(ids)[len(shown) :])
+
+
+def report(args):
+  from fmjax import report
+
+  print(f"report  {report.build([pathlib.Path(run) for run in args.runs], args.out and pathlib.Path(args.out))}")
+
+
+def verify(args):
+  start_jax()
+  from fmjax import checkpoint
+
+  good = True
+  for step, ok, text in checkpoint.verify(args.workdir):
+    print(f"step {step} {text}", flush=True)
+    good &= ok is not False
+  return 0 if good else EXIT["CHECKPOINT_CORRUPT"]
+
+
+class Parser(argparse.ArgumentParser):
+  def error(self, message):
+    raise FmjaxError("USAGE", message, fix=f"{self.prog} --help")
+
+
+def parser() -> Parser:
+  top = Parser(prog="fmjax", description="Foundation models in JAX: pretrain, evaluate, generate.")
+  top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+  commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+  def command(name, function, text):
+    made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    made.set_defaults(function=function)
+    made.add_argument("--debug", action="store_true", help=argparse.SUPPRESS, default=argparse.SUPPRESS)
+    return made
+
+  one = command("train", train, "Train a config; run again to resume.")
+  one.add_argument("--config", metavar="FILE[:ARG]", help="a recipe; --config.a.b=v changes a field of it")
+  one.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+  one = command("eval", evaluate, "Evaluate a trained model on its eval split.")
+  which = one.add_mutually_exclusive_group(required=True)
+  which.add_argument("--workdir", metavar="DIR")
+  which.add_argument("--model", metavar="SPEC", help="WORKDIR or WORKDIR@STEP")
+  one = command("generate", generate, "Continue a prompt, streamed.")
+  one.add_argument("--model", required=True, metavar="SPEC", help="WORKDIR or WORKDIR@STEP")
+  one.add_argument("--prompt", default="", metavar="TEXT")
+  one.add_argument("--max_new_tokens", type=int, default=128)
+  one.add_argument("--temperature", type=float, default=1.0)
+  one.add_argument("--top_k", type=int)
+  one.add_argument("--top_p", type=float)
+  one.add_argument("--seed", type=int, default=0)
+  one = command("report", report, "Write one HTML page about one or several runs.")
+  one.add_argument("runs", nargs="+", metavar="RUN")
+  one.add_argument("--out", metavar="FILE")
+  one = command("verify", verify, "Check every checkpoint of a run, byte by byte.")
+  one.add_argument("workdir", metavar="WORKDIR")
+  return top
+
+
+def parse(words: list[str]):
+  """The arguments, with every `--config.a.b=v` (or `--config.a.b v`) of a train command in `overrides`."""
+  plain, overrides, words = [], {}, list(words)
+  while words:
+    word = words.pop(0)
+    key, equals, text = word.partition("=")
+    if not key.startswith("--config."):
+      plain.append(word)
+      continue
+    if not equals:
+      if not words:
+        raise FmjaxError("USAGE", f"{key} needs a value", fix=f"{key}=VALUE")
+      text = words.pop(0)
+    overrides[key.removeprefix("--config.")] = text
+  args = parser().parse_args(plain)
+  if overrides and args.command != "train":
+    raise FmjaxError("USAGE", f"fmjax {args.command} takes no --config.{next(iter(overrides))}")
+  args.overrides = overrides
+  return args
+
+
+def main(words: list[str] | None = None) -> int:
+  words = sys.argv[1:] if words is None else words
+  debug = "--debug" in words
+  try:
+    args = parse(words)
+    return args.function(args) or 0
+  except FmjaxError as error:
+    if debug:
+      raise
+    print(error, file=sys.stderr, flush=True)
+    return error.status
+  except KeyboardInterrupt:
+    return EXIT["INTERRUPTED"]
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; say nothing more
+    return 0
+  except Exception as error:
+    if debug:
+      raise
+    where = f"{type(error).__name__} in fmjax {' '.join(words[:1])}"
+    fix = "run it again with --debug for the traceback, and please report it"
+    print(FmjaxError("INTERNAL", f"{error}", where=where, fix=fix), file=sys.stderr, flush=True)
+    return EXIT["INTERNAL"]
+
+
+if __name__ == "__main__":
+  sys.exit(main())
