@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 import sys
+import threading
 import time
 
 from fmjax.errors import FmjaxError
@@ -161,37 +162,45 @@ def cut(workdir, step: int) -> dict:
 
 class Clock:
   """Where an attempt's time goes. Each moment belongs to one bucket: that of the innermost `with clock(bucket)`, else
-  the base, which is "start-up" until `base` names another. Counted in whole nanoseconds, so that nothing is lost."""
+  the base, which is "start-up" until `base` names another. Counted in whole nanoseconds, so that nothing is lost.
+
+  One thread spends the time; any thread may ask for the totals.
+  """
 
   def __init__(self, attempt_start: float):
-    self._mark = self._start = round(attempt_start * 1e9)
+    self._mark = round(attempt_start * 1e9)
     self._spent = dict.fromkeys(BUCKETS, 0)
-    self._inside = ["start-up"]
+    self._inside = ("start-up",)
+    self._lock = threading.Lock()
 
-  def _charge(self):
-    now = time.monotonic_ns()
-    self._spent[self._inside[-1]] += now - self._mark
-    self._mark = now
+  def _turn(self, inside: tuple[str, ...]):
+    """Charges the time since the last turn to the bucket it was spent in, and goes on inside another."""
+    if inside[-1] not in self._spent:
+      raise KeyError(inside[-1])
+    with self._lock:
+      now = time.monotonic_ns()
+      self._spent[self._inside[-1]] += now - self._mark
+      self._mark, self._inside = now, inside
 
   def base(self, bucket: str):
     """From now on, time that no `with` claims is spent on `bucket`."""
-    self._charge()
-    self._inside[0] = BUCKETS[BUCKETS.index(bucket)]
+    self._turn((bucket,))
 
   @contextlib.contextmanager
   def __call__(self, bucket: str):
-    self._charge()
-    self._inside.append(BUCKETS[BUCKETS.index(bucket)])
+    outside = self._inside
+    self._turn((*outside, bucket))
     try:
       yield
     finally:
-      self._charge()
-      self._inside.pop()
+      self._turn(outside)
 
   def totals(self) -> dict[str, float]:
     """Seconds in each bucket up to now; they sum to the time since the start."""
-    self._charge()
-    return {bucket: spent / 1e9 for bucket, spent in self._spent.items()}
+    with self._lock:
+      spent = dict(self._spent)
+      spent[self._inside[-1]] += time.monotonic_ns() - self._mark
+    return {bucket: nanoseconds / 1e9 for bucket, nanoseconds in spent.items()}
 
 
 def compact(number: float) -> str:
