@@ -17,35 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
 from fmjax import manifest as manifests
 from fmjax.errors import FmjaxError, message
-from fmjax.manifest import Damage, by_path, describe, flatten, statehash
+from fmjax.leaves import by_path, describe, flatten, nested, snapshot, statehash
+from fmjax.manifest import Damage
 from fmjax.workdir import FULL, disk_errno, sync_folder, trouble
 
 MARGIN = 1 << 20  # bytes to be free beyond the arrays, for Orbax's own files and the manifest
 CHUNK = 64 << 20  # bytes of an array per stored piece: a shard is read without the rest of a large array
-
-
-def nested(flat: dict) -> dict:
-  tree = {}
-  for path, leaf in flat.items():
-    *branches, name = path.split("/")
-    at = tree
-    for branch in branches:
-      at = at.setdefault(branch, {})
-    at[name] = leaf
-  return tree
-
-
-def snapshot(state) -> dict[str, np.ndarray]:
-  """The leaves in the host's own memory: on CPU `np.asarray` shows the device's buffer, which a step may donate."""
-  flat = by_path(state)
-  for leaf in flat.values():
-    leaf.copy_to_host_async()
-  arrays = {path: np.asarray(leaf) for path, leaf in flat.items()}
-  return {path: array if array.flags.owndata else array.copy() for path, array in arrays.items()}
 
 
 # Orbax.
@@ -64,14 +43,20 @@ def orbax():
   return ocp
 
 
-def write_arrays(path, arrays: dict[str, np.ndarray]):
+def write_arrays(path, arrays: dict):
   ocp = orbax()
   context = ocp.Context()
   context.array.saving.use_compression = False  # floats hardly shrink, and zstd would take cores from the step
   context.array.saving.storage_options.chunk_byte_size = CHUNK
   context.memory.deepcopy_host_arrays = False  # a snapshot is ours already
-  with context:
-    ocp.save(path, nested(arrays))
+  try:
+    with context:
+      ocp.save(path, nested(arrays))
+  except BaseException:
+    # Orbax leaves at the first write that fails; the others then say, past every `except`, that it has left.
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda late: str(late.exc_value) == "Event loop is closed" or hook(late)
+    raise
 
 
 def read_arrays(path, like: dict) -> dict:
@@ -102,21 +87,26 @@ def load(path, manifest: dict, like):
 
   paths, leaves, treedef = flatten(like)
   wanted = dict(zip(paths, map(placed, leaves), strict=True))
-  compare(path, manifest["tree"], describe(wanted))
+  compare(path, manifest["tree"], describe(wanted), wanted)
   found = read_arrays(path, wanted)
   return jax.tree.unflatten(treedef, [found[name] for name in paths])
 
 
-def compare(path, saved: dict, wanted: dict):
-  differing = [name for name in wanted if saved.get(name) != wanted[name]]
+def compare(path, saved: dict, wanted: dict, names):
+  """Raises CHECKPOINT_MISMATCH if one of `names` is not in both with the same dtype and shape."""
+  differing = sorted(
+    (name for name in names if saved.get(name) != wanted.get(name)), key=lambda n: (n[:3] == "opt", n)
+  )
   if not differing:
     return
-  words = {name: "{}{}".format(*saved[name]) if name in saved else "nothing" for name in differing}
-  rows = [f"{name}: saved {words[name]}, wanted {wanted[name][0]}{wanted[name][1]}" for name in differing[:3]]
+
+  def words(tree, name):
+    return "{}{}".format(*tree[name]) if name in tree else "nothing"
+
   raise FmjaxError(
     "CHECKPOINT_MISMATCH",
-    f"{len(differing)} of the {len(wanted)} arrays that this config needs are not in the checkpoint",
-    rows=rows,
+    f"{len(differing)} of the checkpoint's and this config's arrays differ",
+    rows=[f"{name}: saved {words(saved, name)}, wanted {words(wanted, name)}" for name in differing[:3]],
     where=path,
     fix="use the config that the run was started with, or another --workdir",
   )
@@ -207,25 +197,26 @@ def restore_step(folder, like, step: int | None = None):
   return load(folder / str(step), manifest, like), manifest
 
 
+def verdict(path, step: int) -> tuple[bool, str]:
+  try:
+    manifest = manifests.examine(path, step)
+  except Damage as damage:
+    return False, f"damaged: {damage}"
+  digest = statehash(orbax().load(path))
+  if digest != manifest["statehash"]:
+    return False, f"written wrongly: the arrays hash to {digest}, at the save they did to {manifest['statehash']}"
+  return True, f"ok {digest}"
+
+
 def verify(workdir) -> Iterator[tuple[int, bool | None, str]]:
   """(step, good, text) for each step, oldest first, from the bytes on disk alone; good is None for one set aside."""
   folder = pathlib.Path(workdir) / "checkpoints"
-  there = [(step, folder / str(step)) for step in candidates(folder)]
-  if not there and not aside(folder):
+  there = [(step, folder / str(step)) for step in candidates(folder)] + aside(folder)
+  if not there:
     raise missing(folder)
-  for step, path in sorted(there + aside(folder)):
-    good = False if path.name == str(step) else None
-    try:
-      manifest = manifests.examine(path, step)
-      digest = statehash(orbax().load(path))
-    except Damage as damage:
-      yield step, good, f"step {path.name} {'set aside, ' if good is None else ''}damaged: {damage}"
-      continue
-    if digest != manifest["statehash"]:
-      text = f"step {path.name} was written wrongly: STATEHASH {digest}, in memory {manifest['statehash']}"
-      yield step, good, text
-    else:
-      yield step, good is not None, f"step {path.name} ok {digest}"
+  for step, path in sorted(there):
+    good, text = verdict(path, step)
+    yield step, good if path.name == str(step) else None, f"step {path.name} {text}"
 
 
 # The folder of steps, written.
@@ -291,6 +282,8 @@ class Checkpoints:
       if error.code == "CHECKPOINT_MISSING":
         return None
       raise
+    wanted = describe(by_path(like))
+    compare(self.folder / str(step), manifest["tree"], wanted, manifest["tree"] | wanted)
     state = load(self.folder / str(step), manifest, like)
     for bad, damage in damages.items():
       name = self._set_aside(bad)

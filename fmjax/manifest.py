@@ -1,10 +1,9 @@
-"""What proves a checkpoint step: the hash of its arrays, and a sealed manifest with the checksum of every file."""
+"""The sealed manifest of a checkpoint step, with the checksum of every file, and the check of a step against it."""
 
 import json
 import os
 import pathlib
 
-import numpy as np
 import xxhash
 
 from fmjax.errors import FmjaxError
@@ -22,41 +21,12 @@ class Damage(Exception):
     super().__init__(f"{path} (expected {expected}, got {got})")
 
 
-def flatten(tree):
-  """(slash-joined paths, leaves, treedef), in the tree's own order."""
-  import jax
-
-  pairs, treedef = jax.tree_util.tree_flatten_with_path(tree)
-  paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in pairs]
-  return paths, [leaf for _, leaf in pairs], treedef
-
-
-def by_path(tree) -> dict:
-  paths, leaves, _ = flatten(tree)
-  return dict(sorted(zip(paths, leaves, strict=True)))
-
-
-def describe(flat: dict) -> dict:
-  return {path: [str(leaf.dtype), list(leaf.shape)] for path, leaf in flat.items()}
-
-
-def statehash(state) -> str:
-  """xxh3-128 of names, dtypes, shapes and values: independent of mesh, disk layout and library versions.
-
-  Every machine that JAX runs on is little-endian, so memory order is the order that is hashed.
-  """
-  hash_ = xxhash.xxh3_128()
-  for path, leaf in by_path(state).items():
-    array = np.asarray(leaf)
-    hash_.update(f"{path} {array.dtype} {','.join(map(str, array.shape))}\n".encode())
-    hash_.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-  return hash_.hexdigest()
-
-
 def render(manifest: dict) -> bytes:
   """The manifest as it lies on disk, in one spelling, so that any flipped bit shows."""
   body = json.dumps(manifest, indent=1, sort_keys=True)
-  return json.dumps(manifest | {"checksum": xxhash.xxh3_128_hexdigest(body)}, indent=1, sort_keys=True).encode()
+  return json.dumps(
+    manifest | {"checksum": xxhash.xxh3_128_hexdigest(body.encode())}, indent=1, sort_keys=True
+  ).encode()
 
 
 def read(path: pathlib.Path) -> dict:
