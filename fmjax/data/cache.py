@@ -81,8 +81,9 @@ def friendly(parent: pathlib.Path):
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
       raise FmjaxError("DISK_FULL", "no room for prepared data", where=parent, fix=fix) from error
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-      raise FmjaxError("PERMISSION", "the data cache cannot be written", where=parent, got=error.strerror,
-                       fix=fix) from error  # fmt: skip
+      raise FmjaxError(
+        "PERMISSION", "the data cache cannot be written", where=parent, got=error.strerror, fix=fix
+      ) from error
     raise
 
 
@@ -104,8 +105,12 @@ def canonical(tree) -> bytes:
 
 
 def seal(files: dict, facts: dict) -> dict:
-  return {"fingerprint": xxhash.xxh3_128_hexdigest(canonical(files)), "files": files, "facts": facts,
-          "checksum": xxhash.xxh3_128_hexdigest(canonical([files, facts]))}  # fmt: skip
+  return {
+    "fingerprint": xxhash.xxh3_128_hexdigest(canonical(files)),
+    "files": files,
+    "facts": facts,
+    "checksum": xxhash.xxh3_128_hexdigest(canonical([files, facts])),
+  }
 
 
 def verify(folder: pathlib.Path) -> tuple[str, dict]:
@@ -123,6 +128,7 @@ def verify(folder: pathlib.Path) -> tuple[str, dict]:
     then, found = meta["files"].get(name), now.get(name)
     if then != found:
       expected, got = (f"{file[0]} bytes, xxh3 {file[1]}" if file else "no such file" for file in (then, found))
-      raise FmjaxError("DATA_BAD", "prepared data is damaged", where=folder / name, expected=expected, got=got,
-                       fix=fix)  # fmt: skip
+      raise FmjaxError(
+        "DATA_BAD", "prepared data is damaged", where=folder / name, expected=expected, got=got, fix=fix
+      )
   return meta["fingerprint"], meta["facts"]

@@ -23,8 +23,17 @@ class Batches:
   last batch with records of length 0.
   """
 
-  def __init__(self, prepared: Prepared, split: str, transform, batch_size: int, seed: int, rows: slice | None = None,
-               workers: int = 0, end: int | None = None):  # fmt: skip
+  def __init__(
+    self,
+    prepared: Prepared,
+    split: str,
+    transform,
+    batch_size: int,
+    seed: int,
+    rows: slice | None = None,
+    workers: int = 0,
+    end: int | None = None,
+  ):
     self.split, self.transform, self.seed, self.workers = split, transform, seed, workers
     self.rows = range(batch_size)[rows or slice(None)]
     self.batch_size, self.examples = batch_size, prepared.facts[split]["examples"]
@@ -69,9 +78,13 @@ class Batches:
     try:
       return np.frombuffer(self.source[record], self.dtype)
     except Exception as error:  # ArrayRecord raises what its C++ raised: no narrower type is promised
-      raise FmjaxError("DATA_BAD", f"record {record} of the {self.split} split cannot be read",
-                       where=self.shards[0], got=f"{type(error).__name__}: {error}",
-                       fix="run again: damage is looked for, and named, at the start") from error  # fmt: skip
+      raise FmjaxError(
+        "DATA_BAD",
+        f"record {record} of the {self.split} split cannot be read",
+        where=self.shards[0],
+        got=f"{type(error).__name__}: {error}",
+        fix="run again: damage is looked for, and named, at the start",
+      ) from error
 
   def numbered(self, step: int) -> tuple[int, dict[str, np.ndarray]]:
     return step, self[step]

@@ -65,9 +65,14 @@ def open_prepared(folder: pathlib.Path) -> Prepared:
 def check_fingerprint(expected: str, prepared: Prepared):
   """DATA_CHANGED unless `prepared` is the data set that has the fingerprint `expected`."""
   if prepared.fingerprint != expected:
-    raise FmjaxError("DATA_CHANGED", "the data set is not the one that this run was trained on",
-                     where=prepared.folder, expected=f"fingerprint {expected}", got=prepared.fingerprint,
-                     fix="restore the old data, or start a new run in another --workdir")  # fmt: skip
+    raise FmjaxError(
+      "DATA_CHANGED",
+      "the data set is not the one that this run was trained on",
+      where=prepared.folder,
+      expected=f"fingerprint {expected}",
+      got=prepared.fingerprint,
+      fix="restore the old data, or start a new run in another --workdir",
+    )
 
 
 def hash_of(texts) -> str:
@@ -126,12 +131,11 @@ def build(folder, config: DataConfig, documents: sources.Documents, tokenizer_na
     T, facts = config.sequence_length, {}
     for split in SPLITS:
       size = sum(len(text.encode()) for text in texts[split])
-      examples = (targets(streams[split]) if split == "train" else targets(streams[split]) + T - 1) // T
-      facts[split] = dict(documents=len(texts[split]), bytes=size, tokens=targets(streams[split]), examples=examples)
+      tokens = len(streams[split]) - 1  # targets: the first `end` is none
+      examples = tokens // T if split == "train" else -(-tokens // T)
+      facts[split] = dict(documents=len(texts[split]), bytes=size, tokens=tokens, examples=examples)
     if not facts["train"]["examples"]:
-      raise FmjaxError("DATA_BAD", "the text is shorter than one example",
-                       where=config.path or config.source, expected=f"at least data.sequence_length={T} tokens to train on",
-                       got=facts["train"]["tokens"], fix="give more text, or set data.sequence_length lower")  # fmt: skip
+      raise too_short(config, facts["train"]["tokens"])
     progress.stage("writing examples", sum(facts[split]["examples"] for split in SPLITS))
     for split in SPLITS:
       write_windows(folder, split, streams[split], facts[split]["examples"], T, tokenizer.vocab_size, progress)
@@ -148,8 +152,15 @@ def build(folder, config: DataConfig, documents: sources.Documents, tokenizer_na
   )
 
 
-def targets(stream: np.ndarray) -> int:
-  return len(stream) - 1
+def too_short(config: DataConfig, tokens: int) -> FmjaxError:
+  return FmjaxError(
+    "DATA_BAD",
+    "the text is shorter than one example",
+    where=config.path or config.source,
+    expected=f"at least data.sequence_length={config.sequence_length} tokens to train on",
+    got=f"{tokens} ({1 - config.eval_fraction:.0%} of the text, and an end)",
+    fix="give more text, or set data.sequence_length lower",
+  )
 
 
 def stream_of(tokenizer: tk.Tokenizer, texts, split: str, progress: Progress) -> np.ndarray:

@@ -39,8 +39,13 @@ def read(config: DataConfig) -> Documents:
   texts = {file.relative_to(root).as_posix(): read_text(file) for file in files}
   texts = {name: text for name, text in texts.items() if text}
   if not texts:
-    raise FmjaxError("DATA_BAD", "the text is empty", where=config.path, got="0 bytes in all",
-                     fix="give a file with text in data.path")  # fmt: skip
+    raise FmjaxError(
+      "DATA_BAD",
+      "the text is empty",
+      where=config.path,
+      got="0 bytes in all",
+      fix="give a file with text in data.path",
+    )
   if len(texts) == 1:
     return cut(*texts.values(), config.eval_fraction)
   return split_by_name(texts, config.eval_fraction)
@@ -57,8 +62,12 @@ def stdlib() -> dict[str, str]:
         path = pathlib.Path(folder, file)
         texts[path.relative_to(root).as_posix()] = read_text(path)
   if not texts:
-    raise FmjaxError("DATA_MISSING", "this Python has no source of its standard library", where=root,
-                     fix="set data.source=text and data.path to a text file")  # fmt: skip
+    raise FmjaxError(
+      "DATA_MISSING",
+      "this Python has no source of its standard library",
+      where=root,
+      fix="set data.source=text and data.path to a text file",
+    )
   return {name: text for name, text in texts.items() if text}
 
 
@@ -68,14 +77,23 @@ def find(path: str) -> list[pathlib.Path]:
   if os.path.isfile(path):
     return [pathlib.Path(path)]
   if os.path.isdir(path):
-    raise FmjaxError("DATA_BAD", "data.path is a folder", where=path, expected="a text file or a glob",
-                     fix=f"data.path={os.path.join(path, '*.txt')}")  # fmt: skip
+    raise FmjaxError(
+      "DATA_BAD",
+      "data.path is a folder",
+      where=path,
+      expected="a text file or a glob",
+      fix=f"data.path={os.path.join(path, '*.txt')}",
+    )
   files = [pathlib.Path(name) for name in sorted(glob.glob(path, recursive=True)) if os.path.isfile(name)]
   if files:
     return files
   if glob.has_magic(path):
-    raise FmjaxError("DATA_MISSING", "the glob in data.path matches no file", where=path,
-                     fix="quote the glob in a shell; ** stands for folders at any depth")  # fmt: skip
+    raise FmjaxError(
+      "DATA_MISSING",
+      "the glob in data.path matches no file",
+      where=path,
+      fix="quote the glob in a shell; ** stands for folders at any depth",
+    )
   folder = os.path.dirname(path) or "."
   near = sorted(os.listdir(folder))[:1000] if os.path.isdir(folder) else []
   fix = f"in {folder}: {nearest(os.path.basename(path), near)}" if 0 < len(near) < 10 else "check data.path"
@@ -87,12 +105,17 @@ def read_text(path: pathlib.Path) -> str:
   try:
     return path.read_bytes().decode("utf-8")
   except OSError as error:
-    raise FmjaxError("DATA_BAD", f"the file cannot be read: {error.strerror}", where=path,
-                     fix="check its permissions and its disk") from error  # fmt: skip
+    raise FmjaxError(
+      "DATA_BAD", f"the file cannot be read: {error.strerror}", where=path, fix="check its permissions and its disk"
+    ) from error
   except UnicodeDecodeError as error:
-    raise FmjaxError("DATA_BAD", "the file is not UTF-8 text", where=f"{path} at byte {error.start}",
-                     got=f"0x{error.object[error.start]:02x} ({error.reason})",
-                     fix="convert it, for example: iconv -f LATIN1 -t UTF-8") from error  # fmt: skip
+    raise FmjaxError(
+      "DATA_BAD",
+      "the file is not UTF-8 text",
+      where=f"{path} at byte {error.start}",
+      got=f"0x{error.object[error.start]:02x} ({error.reason})",
+      fix="convert it, for example: iconv -f LATIN1 -t UTF-8",
+    ) from error
 
 
 def cut(text: str, eval_fraction: float) -> Documents:

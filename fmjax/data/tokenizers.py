@@ -92,7 +92,7 @@ class Characters(Tokenizer):
 
 
 class SentencePiece(Tokenizer):
-  """A SentencePiece model (Kudo and Richardson 2018, arXiv:1808.06226); a model without an end of its own gets one."""
+  """A SentencePiece model (Kudo and Richardson 2018, arXiv:1808.06226); one without an end gets it."""
 
   kind = "sentencepiece"
 
@@ -137,7 +137,7 @@ def write(path: pathlib.Path, content: bytes):
 
 
 def load_tokenizer(folder) -> Tokenizer:
-  """The tokenizer that `save` wrote into `folder`. TOKENIZER_BAD if a file is missing or differs from what was saved."""
+  """The tokenizer that `save` wrote into `folder`; TOKENIZER_BAD if a file is missing or changed since."""
   path = pathlib.Path(folder) / "tokenizer.json"
   try:
     description = json.loads(path.read_bytes())
@@ -148,14 +148,29 @@ def load_tokenizer(folder) -> Tokenizer:
     }[description["kind"]]()
     expected = description["fingerprint"]
   except FileNotFoundError as error:
-    raise FmjaxError("TOKENIZER_BAD", "there is no tokenizer here", where=error.filename,
-                     fix="give a folder that holds tokenizer.json") from error  # fmt: skip
+    raise FmjaxError(
+      "TOKENIZER_BAD",
+      "there is no tokenizer here",
+      where=error.filename,
+      fix="give a folder that holds tokenizer.json",
+    ) from error
   except (OSError, ValueError, LookupError, TypeError) as error:
-    raise FmjaxError("TOKENIZER_BAD", "the tokenizer cannot be read", where=path,
-                     got=f"{type(error).__name__}: {error}", fix="restore the file from a copy") from error  # fmt: skip
+    raise FmjaxError(
+      "TOKENIZER_BAD",
+      "the tokenizer cannot be read",
+      where=path,
+      got=f"{type(error).__name__}: {error}",
+      fix="restore the file from a copy",
+    ) from error
   if tokenizer.fingerprint != expected:
-    raise FmjaxError("TOKENIZER_BAD", "the tokenizer is not the one that was saved", where=folder, expected=expected,
-                     got=tokenizer.fingerprint, fix="restore the folder from a copy")  # fmt: skip
+    raise FmjaxError(
+      "TOKENIZER_BAD",
+      "the tokenizer is not the one that was saved",
+      where=folder,
+      expected=expected,
+      got=tokenizer.fingerprint,
+      fix="restore the folder from a copy",
+    )
   return tokenizer
 
 
@@ -164,11 +179,19 @@ def load_model(path) -> SentencePiece:
   try:
     return SentencePiece(pathlib.Path(path).read_bytes())
   except OSError as error:
-    raise FmjaxError("TOKENIZER_BAD", f"the tokenizer's file cannot be read: {error.strerror}", where=path,
-                     fix="data.tokenizer is bytes, characters, sentencepiece, or a .model file") from error  # fmt: skip
+    raise FmjaxError(
+      "TOKENIZER_BAD",
+      f"the tokenizer's file cannot be read: {error.strerror}",
+      where=path,
+      fix="data.tokenizer is bytes, characters, sentencepiece, or a .model file",
+    ) from error
   except RuntimeError as error:  # what SentencePiece raises for bytes that are not its protobuf
-    raise FmjaxError("TOKENIZER_BAD", "the file is not a SentencePiece model", where=path,
-                     fix="give a .model file that SentencePiece's trainer wrote") from error  # fmt: skip
+    raise FmjaxError(
+      "TOKENIZER_BAD",
+      "the file is not a SentencePiece model",
+      where=path,
+      fix="give a .model file that SentencePiece's trainer wrote",
+    ) from error
 
 
 def train_sentencepiece(texts, vocab_size: int) -> SentencePiece:
@@ -203,9 +226,12 @@ def train_sentencepiece(texts, vocab_size: int) -> SentencePiece:
       minloglevel=2,
     )
   except RuntimeError as error:
-    raise FmjaxError("TOKENIZER_BAD", f"SentencePiece cannot make {vocab_size} pieces of this text",
-                     got=str(error).splitlines()[-1],
-                     fix="give more text, a data.vocab_size of 300 or more, or data.tokenizer=bytes") from error  # fmt: skip
+    raise FmjaxError(
+      "TOKENIZER_BAD",
+      f"SentencePiece cannot make {vocab_size} pieces of this text",
+      got=str(error).splitlines()[-1],
+      fix="give more text, a data.vocab_size of 300 or more, or data.tokenizer=bytes",
+    ) from error
   return SentencePiece(model.getvalue())
 
 
