@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,17 +145,22 @@ def test_clip_brings_the_global_norm_down_and_leaves_a_small_gradient(one_device
   close(small, tree(1, 1e-4), rtol=0, atol=0)
 
 
-def test_adafactor_of_a_plain_matrix_is_optax_adafactor(one_device):
-  rng = np.random.default_rng(0)
-  for declared, shape in [
-    (Declaration("DF", "D", "F", "matrix"), (24, 40)),
-    (Declaration("D", "", "D", "vector"), (24,)),
-  ]:
-    declarations, params = single(declared, rng.normal(size=shape).astype(np.float32))
-    gradients = [{"w": (10**-seed * rng.normal(size=shape)).astype(np.float32)} for seed in range(5)]
-    ours, _, _ = updates(optim.make(optim.Adafactor(clip_norm=None), declarations), gradients, params)
-    theirs = optax.adafactor(0.01, min_dim_size_to_factor=2)
-    close(ours, reference(theirs, gradients, params))
+@pytest.mark.parametrize(
+  "declared, w",
+  [
+    (Declaration("DF", "D", "F", "matrix"), np.random.default_rng(0).normal(size=(24, 40)).astype(np.float32)),
+    (Declaration("D", "", "D", "vector"), np.random.default_rng(1).normal(size=24).astype(np.float32)),
+    (Declaration("D", "", "D", "vector"), np.zeros(24, np.float32)),
+  ],
+  ids=["matrix", "vector", "zero"],
+)
+def test_adafactor_of_a_plain_weight_is_optax_adafactor(one_device, declared, w):
+  declarations, params = single(declared, w)
+  # A gradient that grows makes an update larger than 1, which is clipped.
+  sizes, rng = (1.0, 0.1, 30.0, 1e-4, 2.0), np.random.default_rng(2)
+  gradients = [{"w": (size * rng.normal(size=w.shape)).astype(np.float32)} for size in sizes]
+  ours, _, _ = updates(optim.make(optim.Adafactor(clip_norm=None), declarations), gradients, params)
+  close(ours, reference(optax.adafactor(0.01, min_dim_size_to_factor=2), gradients, params))
 
 
 @pytest.mark.parametrize("config", [optim.Adafactor(), optim.Muon()], ids=named)
@@ -228,6 +235,15 @@ def test_muon_update_has_the_size_of_an_adamw_update(one_device):
     for x in jax.tree.leaves({k: v for k, v in u["blocks"].items() if k == name}):
       if x.ndim > 3 or name == "up":
         assert 0.14 < float(jnp.sqrt(jnp.mean(x * x))) < 0.24
+
+
+def test_newton_schulz_squares_the_smaller_side(one_device):
+  for letters, ins, outs in (("LDNH", "D", "NH"), ("LNHD", "NH", "D")):
+    x = jnp.zeros([dict(L=2, D=8, N=3, H=7)[letter] for letter in letters])
+    program = jax.make_jaxpr(lambda x, d: optim.newton_schulz(d, x, 5, 1e-8), static_argnums=1)(
+      x, Declaration(letters, ins, outs, "matrix"))  # fmt: skip
+    shapes = re.sub(r"@(\w+|\(.*?\))", "", str(program))
+    assert "[2,8,8]" in shapes and "[2,3,7,3,7]" not in shapes
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
