@@ -239,6 +239,7 @@ def test_the_progress_line_fits_the_terminal_and_is_redrawn_in_place(width):
     assert len(line) <= width
   assert "step 3/3" in shown and "loss 1.5000" in shown
   assert "\r" in seen.decode().replace("\r\n", "") and shown[shown.index("step 1/3") :].count("\n") == 1
+  assert "\x1b[2K" not in seen.decode().rpartition("3/3")[2]  # the last line stays
   assert ("━" in re.split(r"step 1/3", shown)[1]) == (width == 160)
 
 

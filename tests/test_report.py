@@ -5,7 +5,6 @@ import pathlib
 import re
 
 import pytest
-from test_history import clock, event, row, write
 
 from fmjax import history, metrics, report
 from fmjax.config import from_config_dict, to_dict
@@ -13,6 +12,26 @@ from fmjax.config import from_config_dict, to_dict
 VOID = {"meta", "br", "input", "path"}
 CONFIG = to_dict(from_config_dict({"model": {"V": 256, "D": 64}, "train": {"steps": 40}, "seed": 3}))
 NASTY = "</script><script>alert(1)</script><img src=http://x.invalid/p.png onerror=alert(2)>'\"{{ 7*7 }}&lt;"
+
+
+def clock(**seconds):
+  return {bucket: seconds.get(bucket.replace("-", "_").replace(" ", "_"), 0.0) for bucket in metrics.BUCKETS}
+
+
+def write(folder, rows=(), events=(), samples=(), config=None):
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, records in ((metrics.ROWS, rows), (metrics.EVENTS, events), (metrics.SAMPLES, samples)):
+    (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+  (folder / "config.json").write_text(json.dumps(config or {}))
+
+
+def event(name, attempt, monotonic, **facts):
+  wall = "2026-01-01T00:00:00.000+00:00"
+  return {"event": name, "attempt": attempt, "monotonic": monotonic, "wall": wall, **facts}
+
+
+def row(step, attempt, elapsed, loss=1.0, **more):
+  return {"step": step, "attempt": attempt, "elapsed": elapsed, "train/loss": loss, **more}
 
 
 class Page(html.parser.HTMLParser):
@@ -58,7 +77,7 @@ def make(folder, shift=0.0, **config):
   events = [
     event("start", 1, 0.0, pid=1, host="elsewhere", command="fmjax train"),
     event("end", 1, 10.0, step=40, status="done",
-          clock=clock(start_up=2.0, compile=3.0, data_wait=0.5, step=3.5, eval=0.5, checkpoint=0.5)),
+          clock=clock(start_up=2.0, compile=3.0, data_wait=0.5, step=3.42, eval=0.54, checkpoint=0.54)),
   ]  # fmt: skip
   samples = [{"step": 40, "prompt": "def ", "text": "f(x): return x"}]
   tree = {**CONFIG, **{name: {**CONFIG[name], **fields} for name, fields in config.items()}}
