@@ -7,6 +7,7 @@ One process writes and holds all of the state.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import pathlib
@@ -15,6 +16,7 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 from fmjax import manifest as manifests
@@ -52,11 +54,22 @@ def write_arrays(path, arrays: dict):
   try:
     with context:
       ocp.save(path, nested(arrays))
-  except BaseException:
-    # Orbax leaves at the first write that fails; the others then say, past every `except`, that it has left.
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda late: str(late.exc_value) == "Event loop is closed" or hook(late)
-    raise
+  except Exception as error:
+    if disk_errno(error) is None:
+      raise
+    failure = OSError(disk_errno(error), os.strerror(disk_errno(error)), str(path))
+    hush()
+  else:
+    return
+  gc.collect()  # the coroutines that hush() is about go now, not while a person reads the message
+  raise failure
+
+
+def hush():
+  """Orbax leaves at the first write that fails; the others then say, past every `except`, that it has left."""
+  hook = sys.unraisablehook
+  sys.unraisablehook = lambda late: str(late.exc_value) == "Event loop is closed" or hook(late)
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def read_arrays(path, like: dict) -> dict:
