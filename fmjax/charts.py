@@ -25,6 +25,7 @@ class Axis:
   low: float
   high: float
   log: bool = False
+  whole: bool = False  # half a step is no step
 
   def place(self, value: float) -> float:
     if self.log:
@@ -42,7 +43,7 @@ class Axis:
         values = [digit * 10.0**power for power in range(powers.start - 1, powers.stop) for digit in (1, 2, 5)]
       values = [value for value in values if self.low <= value <= self.high * (1 + 1e-9)]
     else:
-      rough = (self.high - self.low) / count
+      rough = max((self.high - self.low) / count, 1.0 if self.whole else 0.0)
       power = 10.0 ** math.floor(math.log10(rough))
       step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough * (1 - 1e-9))
       first = math.ceil(self.low / step - 1e-9)
@@ -146,9 +147,9 @@ def chart(title, unit, curves, form=number, from_zero=False, references=None, no
     # A log axis shows the first steps at length, so there they stay in the picture.
     y = Axis(*limits(curves, from_zero, not log, references))
     first, last = min(steps), max(steps)
-    low = max(1, first) if log else (0 if first <= last / 5 else first)
+    low = max(1, first) if log else (0 if first <= last / 5 or first == last else first)
     room = (last / low) ** 0.012 if log else 1 + 0.012 * (last - low) / max(last, 1)  # for the last dot
-    x = Axis(low, last * room if last > low else low + 1, log)
+    x = Axis(low, last * room if last > low else low + 1, log, whole=True)
     paths = [
       {"kind": curve.kind, "color": curve.color, "d": path(thin(curve.points, x.place), x, y, curve.kind)}
       for curve in sorted(curves, key=lambda curve: ("thin", "line", "dots").index(curve.kind))

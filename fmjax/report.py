@@ -167,11 +167,14 @@ def charts(runs) -> list:
   for name in sets:
     losses += curves(name, name.removesuffix("/loss"), kind="dots")
   levels = {f"{name} {value:.2f}": value for name, value in baselines(runs[0]).items()}
-  bits = curves("eval/bits_per_byte", "eval", kind="dots")
+  bits = [*curves("eval/bits_per_byte", "eval"), *hidden(curves("eval/bits_per_byte", "eval", kind="dots"))]
+  bits = bits if any(len(curve.points) > 1 for curve in bits) else []  # one evaluation is told by the bars
   note = "thin: each logged step · thick: smoothed · dots: evaluations"
+  if not any(curve.kind == "thin" for curve in losses):
+    note = "line: logged steps · dots: evaluations"
   made = [
     chart("Loss", "nats per token", losses, "{:.4f}".format, note=note),
-    chart("Bits per byte", "evaluation", [*curves("eval/bits_per_byte", "eval"), *hidden(bits)], "{:.3f}".format,
+    chart("Bits per byte", "evaluation", bits, "{:.3f}".format,
           references=levels, from_zero=True),
     chart("Throughput", "tokens per second", curves("tokens_per_second", "tokens/s", True), compact, from_zero=True),
     chart("Learning rate", "", curves("train/learning_rate", "rate"), "{:.3g}".format, from_zero=True),
@@ -263,7 +266,7 @@ def data_facts(environment: dict) -> dict[str, str]:
   facts = environment.get("data") or {}
   flat = flatten(facts) if isinstance(facts, dict) else {"data": facts}
   return {key.removeprefix("facts."): f"{value:,}" if type(value) is int else f"{value:.4g}" if type(value) is float
-          else plain(value) for key, value in flat.items()}  # fmt: skip
+          else plain(value) for key, value in flat.items() if value is not None}  # fmt: skip
 
 
 def event_line(event: dict) -> dict:

@@ -20,6 +20,12 @@ def test_ticks_are_round_ordered_and_inside(low, high):
   assert at == sorted(at) and at[0] >= 0 and at[-1] <= 100 and len({label for _, label in ticks}) == len(ticks)
 
 
+@pytest.mark.parametrize("points", [[(120, 2.0)], [(1, 2.0), (3, 1.0)], [(7, 2.0), (8, 1.0)]])
+def test_ticks_of_few_steps_are_whole(points):
+  (linear, _) = chart("Loss", "", [Curve("a", 0, points)]).views
+  assert len(linear["x_ticks"]) > 1 and all(label.isdigit() for _, label in linear["x_ticks"])
+
+
 def test_a_log_axis_has_the_powers_of_ten():
   assert Axis(1, 10_000, log=True).ticks(5) == [(0, "1"), (25, "10"), (50, "100"), (75, "1k"), (100, "10k")]
 
