@@ -29,19 +29,11 @@ def config_of(args):
   return from_config_dict(recipe.override(recipe.load_recipe(args.config), args.overrides), args.config)
 
 
-def start_jax():
-  """JAX with the compilation cache on: a program compiled once is read back by the next run."""
-  import jax
-
-  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache/fmjax/xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
 def train(args):
   config = config_of(args)
-  start_jax()
-  from fmjax import report, train
+  from fmjax import backend, report, train
+
+  backend.start()
 
   row = train.run(args.workdir, config, argv=sys.argv, started=STARTED)
   page = report.build([pathlib.Path(args.workdir)])
@@ -61,16 +53,16 @@ def read_baselines(folder) -> dict:
 
 
 def evaluate(args):
-  start_jax()
   import functools
 
   import jax
 
-  from fmjax import data, spec
+  from fmjax import backend, data, spec
   from fmjax.evaluate import evaluate
   from fmjax.step import eval_step
   from fmjax.train import make_batches
 
+  backend.start()
   found = spec.load(args.model or args.workdir)
   prepared = data.prepare(found.config.data)
   data.check_fingerprint(found.manifest["data_fingerprint"], prepared)
@@ -87,11 +79,11 @@ def generate(args):
 
   names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
   sampling = Sampling.checked(**{name: getattr(args, name) for name in names})
-  start_jax()
   import jax
 
-  from fmjax import decode, spec
+  from fmjax import backend, decode, spec
 
+  backend.start()
   found = spec.load(args.model)
   tokenizer, shown = found.tokenizer, ""
   prompt = [tokenizer.end, *tokenizer.encode(args.prompt)]
@@ -115,7 +107,6 @@ def report(args):
 
 
 def verify(args):
-  start_jax()
   from fmjax import checkpoint
 
   good = True

@@ -1,5 +1,6 @@
 """Strict mode and eight fake CPU devices, before JAX starts."""
 
+import math
 import os
 import pathlib
 import sys
@@ -33,3 +34,18 @@ def one_device():
   mesh = jax.make_mesh((1,) * 6, ("data", "fsdp", "tensor", "context", "expert", "stage"), devices=jax.devices()[:1])
   with jax.set_mesh(mesh):
     yield mesh
+
+
+AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
+
+
+@pytest.fixture
+def on():
+  """`with on(fsdp=2, tensor=4):` sets a mesh of those axes over as many fake devices."""
+
+  def mesh_of(**sizes):
+    shape = tuple(sizes.get(axis, 1) for axis in AXES)
+    mesh = jax.make_mesh(shape, AXES, devices=jax.devices()[: math.prod(shape)])
+    return jax.set_mesh(mesh)
+
+  return mesh_of
