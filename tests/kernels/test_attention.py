@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fmjax.config import MESH_AXES
-from fmjax.kernels.attention import announce, attention, choose, reference
+from fmjax.kernels import attention as room
+from fmjax.kernels.attention import announce, attention, choose, reference, saveable
 from fmjax.sharding import flow
 
 B, T, S, N, K, H = 8, 12, 12, 4, 2, 8
@@ -102,6 +103,13 @@ def test_no_gradient_from_the_future(one_device):
       assert t == 0 or np.all(np.any(np.asarray(grad)[:, t], -1))
 
 
+@pytest.mark.parametrize("name", ["causal", "all but dropout"])
+def test_blocks_of_queries_equal_the_slow_truth(name, one_device, monkeypatch):
+  monkeypatch.setattr(room, "MIN_ROWS", 5)  # T = 12: two whole blocks and a short one
+  call = CALLS["causal"] if name == "causal" else CALLS["all"] | dict(key=None)
+  close(value_and_grads(attention, *qkv(), **call), value_and_grads(reference, *qkv(), **call))
+
+
 def test_packed_equals_unpacked(one_device):
   q, k, v = qkv()
   attend = jax.jit(functools.partial(attention, causal=True))
@@ -150,7 +158,7 @@ def test_wrong_calls_are_refused(one_device):
     attention(*qkv(K=3), causal=True)
 
 
-FACTS = dict(T=256, S=256, H=64, dtype=jnp.bfloat16, segments=False, bias=False, softcap=False, dropout=False)
+FACTS = dict(T=256, S=256, H=64, dtype=jnp.bfloat16, bias=False, softcap=False, dropout=False)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +166,7 @@ FACTS = dict(T=256, S=256, H=64, dtype=jnp.bfloat16, segments=False, bias=False,
   [
     ("cpu", {}, "xla", "cpu"),
     ("gpu", {}, "cudnn", "gpu"),
-    ("gpu", dict(segments=True, bias=True), "cudnn", "gpu"),
+    ("gpu", dict(bias=True), "cudnn", "gpu"),
     ("gpu", dict(dtype=jnp.float16), "cudnn", "gpu"),
     ("gpu", dict(dtype=jnp.float32), "xla", "16 bits, not float32"),
     ("gpu", dict(H=100), "xla", "H=100"),
@@ -167,7 +175,7 @@ FACTS = dict(T=256, S=256, H=64, dtype=jnp.bfloat16, segments=False, bias=False,
     ("gpu", dict(softcap=True), "xla", "soft cap"),
     ("gpu", dict(dropout=True), "xla", "seed"),
     ("tpu", {}, "splash", "tpu"),
-    ("tpu", dict(segments=True, softcap=True, dtype=jnp.float32), "splash", "tpu"),
+    ("tpu", dict(softcap=True, dtype=jnp.float32), "splash", "tpu"),
     ("tpu", dict(dtype=jnp.float16), "xla", "float16"),
     ("tpu", dict(S=200), "xla", "S=200"),
     ("tpu", dict(bias=True), "xla", "bias"),
@@ -185,3 +193,13 @@ def test_the_choice_is_logged_once(one_device, caplog):
     for _ in range(2):
       attention(*qkv(), causal=True)
   assert [r.message for r in caplog.records] == ["attention: xla (no fused kernel for cpu)"]
+
+
+def test_a_policy_keeps_the_result(one_device):
+  q, k, v = qkv()
+
+  def kept(policy):
+    f = jax.checkpoint(lambda q: attention(q, k, v, causal=True) ** 3, policy=policy)
+    return len(jax.tree.leaves(jax.vjp(f, q)[1]))
+
+  assert kept(saveable) == kept(jax.checkpoint_policies.nothing_saveable) + 1
