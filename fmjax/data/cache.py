@@ -20,6 +20,7 @@ from fmjax.errors import FmjaxError
 
 META = "meta.json"
 BLOCK = 1 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def root(config: DataConfig) -> pathlib.Path:
@@ -77,10 +78,11 @@ def friendly(parent: pathlib.Path):
   fix = "set data.cache or FMJAX_CACHE to a folder with room that you may write to"
   try:
     yield
-  except OSError as error:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+  except (OSError, RuntimeError) as error:  # ArrayRecord's writer has no type of its own for a full disk
+    number = getattr(error, "errno", None)
+    if number in FULL or any(os.strerror(full) in str(error) for full in FULL):
       raise FmjaxError("DISK_FULL", "no room for prepared data", where=parent, fix=fix) from error
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
       raise FmjaxError(
         "PERMISSION", "the data cache cannot be written", where=parent, got=error.strerror, fix=fix
       ) from error

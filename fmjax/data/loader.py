@@ -4,14 +4,29 @@ Batch `step` of train holds the records at places [step * B, (step + 1) * B) of 
 epoch another permutation of all records. Hosts, devices and worker processes only decide who computes which part.
 """
 
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 
 import numpy as np
 
-from fmjax.data.prepare import Prepared, token_dtype
+from fmjax.data.preparation import Prepared, token_dtype
 from fmjax.errors import FmjaxError
 
 AHEAD = 4  # batches held ready
+
+
+def attach(worker: int, workers: int):
+  """Ties a worker process to the run: it outlives Ctrl-C, which a terminal sends to all, but not the run's death."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+  def end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 class Batches:
@@ -104,7 +119,7 @@ class Batches:
       # Grain hands absl's flags on to its processes and refuses to before they are parsed; fmjax has none.
       flags.FLAGS.mark_as_parsed()
       options = grain.MultiprocessingOptions(num_workers=self.workers, per_worker_buffer_size=AHEAD)
-      batches = batches.mp_prefetch(options)
+      batches = batches.mp_prefetch(options, worker_init_fn=attach)
     ahead = iter(batches)
     try:
       for step, batch in ahead:
