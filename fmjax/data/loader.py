@@ -65,10 +65,10 @@ class Batches:
   def open(self):
     import grain
 
-    self.source = grain.sources.ArrayRecordDataSource(self.shards)
     # Grain shuffles epoch e by seed + e: neighbouring seeds would share epochs, were they not spread out first.
     seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
     self.order = grain.MapDataset.range(self.examples).shuffle(seed=seed).repeat()
+    self.source = grain.sources.ArrayRecordDataSource(self.shards)  # last: another thread takes it for a sign
 
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
     if not 0 <= step < self.end:
@@ -77,6 +77,12 @@ class Batches:
       self.open()
     examples = [self.example(step * self.batch_size + row) for row in self.rows]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+  def records(self, step: int) -> list[int]:
+    """The numbers, within their split, of the records of train batch `step`, row by row."""
+    if self.source is None:
+      self.open()
+    return [int(self.order[step * self.batch_size + row]) for row in self.rows]
 
   def example(self, place: int) -> dict[str, np.ndarray]:
     """The example at one place of the endless sequence; past the end of eval, one without targets."""

@@ -20,7 +20,11 @@ SPACE_MARK = "\u2581"
 
 
 class Tokenizer:
-  """`vocab_size`, `end` and `fingerprint` (xxh3-128 of everything that decides an encoding)."""
+  """What every kind has: `vocab_size`, `end`, `fingerprint` (xxh3-128 of everything that decides an encoding),
+
+  `encode(text) -> list[int]`, and `decode(ids) -> str`, where `end` gives no text and bytes that are not UTF-8 give
+  U+FFFD.
+  """
 
   kind: str
   vocab_size: int
@@ -28,13 +32,6 @@ class Tokenizer:
 
   def __init__(self, content: bytes):
     self.fingerprint = xxhash.xxh3_128_hexdigest(self.kind.encode() + b"\0" + content)
-
-  def encode(self, text: str) -> list[int]:
-    raise NotImplementedError
-
-  def decode(self, ids: list[int]) -> str:
-    """The text of `ids`; `end` gives none, and bytes that are not UTF-8 give U+FFFD."""
-    raise NotImplementedError
 
   def encode_all(self, texts: list[str]) -> list[np.ndarray]:
     return [np.array(self.encode(text), np.int32) for text in texts]

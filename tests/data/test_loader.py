@@ -1,6 +1,10 @@
 """A batch is a function of (seed, step): of nothing else, on any host, in any process."""
 
+import os
 import pathlib
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from fmjax.config import DataConfig
 from fmjax.errors import FmjaxError
 
 T, B = 8, 6
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def transform(record, rng):
@@ -77,6 +82,11 @@ def test_orders_of_neighbouring_seeds_and_epochs_are_unrelated(prepared):
     assert (np.abs(np.diff(one)) == 1).sum() < 10  # 2 expected of neighbours that stay neighbours
 
 
+def test_the_records_of_a_batch_are_known_without_reading_it(prepared):
+  for step in (0, 40):
+    assert train(prepared).records(step) == record_numbers(train(prepared)[step])
+
+
 def test_rows_of_hosts_make_up_the_batch_and_each_reads_only_its_own(prepared):
   read = []
 
@@ -132,6 +142,39 @@ def test_worker_processes_give_the_same_batches(prepared):
   for expected, (step, batch) in enumerate(kept, 7):
     assert step == expected and all(value.flags.owndata for value in batch.values())
     assert_equal(batch, batches[step])
+
+
+WORKERS = """
+import multiprocessing, pathlib, signal, sys, time, os
+from fmjax import data
+from fmjax.data.preparation import open_prepared
+def transform(record, rng):
+  return dict(tokens=record["tokens"])
+if __name__ == "__main__":
+  ahead = data.Batches(open_prepared(pathlib.Path(sys.argv[1])), "train", transform, 6, 0, workers=2).from_(0)
+  next(ahead)
+  workers = [child.pid for child in multiprocessing.active_children()]
+  print(*workers, flush=True)
+  for pid in workers:
+    os.kill(pid, signal.SIGINT)
+  print(sum(step for step, _ in (next(ahead) for _ in range(50))), flush=True)
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_outlive_an_interrupt_and_end_with_a_killed_run(prepared, tmp_path):
+  (tmp_path / "run.py").write_text(WORKERS)
+  run = subprocess.Popen([sys.executable, tmp_path / "run.py", prepared.folder], stdout=subprocess.PIPE, text=True,
+                         stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+  workers = [int(pid) for pid in run.stdout.readline().split()]
+  try:
+    assert len(workers) == 2
+    rest, _ = run.communicate(timeout=60)  # returns when the last process that holds the pipe has ended
+    assert rest.startswith(f"{sum(range(1, 51))}\n")
+  except subprocess.TimeoutExpired:
+    for pid in workers:
+      os.kill(pid, signal.SIGKILL)
+    raise
 
 
 @pytest.mark.parametrize("batch_size", [1, 6, 26, 100])

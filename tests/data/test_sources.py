@@ -55,6 +55,12 @@ def test_several_files_keep_their_side_when_others_come_and_go(tmp_path):
   assert len(before.train) + len(before.eval) == 41 and before.eval
 
 
+def test_documents_are_in_the_order_of_their_names(tmp_path):
+  write_many(tmp_path, ["b.txt", "a/z.txt", "c.txt", "a.txt", "B.txt"])
+  documents = sources.read(text_config(tmp_path / "**/*.txt", eval_fraction=0.0))
+  assert documents.train == tuple(f"text of {name}" for name in ["B.txt", "a.txt", "a/z.txt", "b.txt", "c.txt"])
+
+
 def test_one_files_side_does_not_depend_on_where_the_folder_lies(tmp_path):
   names = [f"{i}.txt" for i in range(20)]
   write_many(tmp_path / "a", names)
