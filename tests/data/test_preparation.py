@@ -1,5 +1,6 @@
 """Preparation puts every token where the loss finds it, once per content, whole or not at all, and checked."""
 
+import contextlib
 import json
 import lzma
 import math
@@ -20,6 +21,7 @@ from fmjax import data
 from fmjax.config import DataConfig
 from fmjax.data import cache, preparation
 from fmjax.data.progress import Progress
+from fmjax.data.tokenizers import train_sentencepiece
 from fmjax.errors import FmjaxError
 
 TEXT = "".join(f"line {i} of a text,\n  {i * i} its square\n" for i in range(200))
@@ -146,6 +148,13 @@ def test_one_trained_tokenizer_serves_every_sequence_length(tmp_path):
   assert from_file.fingerprint == first.fingerprint
 
 
+def test_a_tokenizer_is_trained_on_the_train_split_it_serves(tmp_path):
+  settings = dict(tokenizer="sentencepiece", vocab_size=300)
+  for text in (TEXT, TEXT.replace("square", "cube")):
+    made = data.prepare(config(tmp_path, text, **settings))
+    assert made.tokenizer.fingerprint == train_sentencepiece([text[: int(len(text) * 0.9)]], 300).fingerprint
+
+
 def damage(path, how):
   content = bytearray(path.read_bytes())
   if how == "flip":
@@ -207,6 +216,7 @@ KILLED = """
 import os, pathlib, signal, sys
 from fmjax.data import cache
 from fmjax.data.progress import Progress
+from fmjax.data.tokenizers import train_sentencepiece
 def build(folder):
   (folder / "half").write_text("written")
   os.kill(os.getpid(), signal.SIGKILL)
@@ -227,6 +237,21 @@ def test_processes_that_prepare_at_once_make_it_once(tmp_path):
   assert len({out for out, _ in outputs}) == 1
   assert sum("writing examples" in err for _, err in outputs) == 1
   assert len(entries(tmp_path / "cache")) == 2  # the data set and its tokenizer
+
+
+def test_a_terminal_gets_a_bar(tmp_path):
+  config(tmp_path)
+  terminal, end = os.openpty()
+  command = [sys.executable, "-c", PREPARE, str(tmp_path / "input.txt"), str(tmp_path / "cache")]
+  with subprocess.Popen(command, stderr=end, stdout=subprocess.DEVNULL, cwd=pathlib.Path(__file__).parents[2]):
+    os.close(end)
+    seen = b""
+    with contextlib.suppress(OSError):  # what Linux says at a terminal's end
+      while chunk := os.read(terminal, 65536):
+        seen += chunk
+  os.close(terminal)
+  assert b"training a tokenizer" in seen and b"\x1b[" in seen and "\u2501".encode() in seen
+  assert b"fmjax: " not in seen
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):

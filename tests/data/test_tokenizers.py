@@ -124,6 +124,11 @@ def test_a_damaged_tokenizer_is_refused(tmp_path, name, harm):
   assert caught.value.code == "TOKENIZER_BAD" and str(tmp_path) in str(caught.value) and "fix:" in str(caught.value)
 
 
+def test_a_folder_without_a_tokenizer_says_so(tmp_path):
+  with pytest.raises(FmjaxError, match="(?s)TOKENIZER_BAD.*there is no tokenizer here.*tokenizer.json"):
+    tk.load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("path", ["sentencepeice", "."])
 def test_a_name_that_is_no_model_file_lists_the_choices(path):
   with pytest.raises(FmjaxError, match="(?s)TOKENIZER_BAD.*bytes, characters, sentencepiece") as caught:
