@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fmjax.sharding import flowing
@@ -73,7 +74,7 @@ def train_step(state: dict, batch: dict, knobs: dict, *, model, objective, tx, a
   weight = sums.pop("weight")
   mean = 1 / jnp.where(weight > 0, weight, 1.0)
   grads = jax.tree.map(lambda g: g * mean, grads)
-  grad_norm = optax.global_norm(grads)
+  grad_norm = optax.tree.norm(grads)
   updates, opt = tx.update(grads, state["opt"], state["params"])
   params = jax.tree.map(lambda p, u: p - knobs["learning_rate"] * u, state["params"], updates)
   finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
@@ -91,15 +92,14 @@ def eval_step(params, batch: dict, *, model, objective) -> dict:
   return loss_sums(params, batch, None, model=model, objective=objective, train=False)[1]
 
 
-def place(batch: dict) -> dict:
-  """This host's rows of a batch, numpy, onto the mesh that is set, as FLOWING says."""
+def place(rows: dict) -> dict:
+  """This host's rows of a batch, numpy, onto the mesh that is set, as FLOWING says; scalars onto every device."""
   mesh = jax.sharding.get_mesh()
   hosts = jax.process_count()
 
   def put(x):
-    shape = (x.shape[0] * hosts, *x.shape[1:])
-    letters = "BT"[: x.ndim]
-    where = jax.NamedSharding(mesh, flowing(letters, shape))
-    return jax.make_array_from_process_local_data(where, x, shape)
+    shape = (x.shape[0] * hosts, *x.shape[1:]) if x.ndim else ()
+    where = jax.NamedSharding(mesh, flowing("BT"[: x.ndim], shape))
+    return jax.make_array_from_process_local_data(where, np.asarray(x), shape)
 
-  return {name: put(x) for name, x in batch.items()}
+  return {name: put(x) for name, x in rows.items()}

@@ -58,7 +58,6 @@ def train(config: Config, home: pathlib.Path, writer, clock, signals, argv) -> d
   sharding.check_divides(config, mesh)
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     model = Model(config.model, jnp.dtype(config.train.dtype), config.train.remat)
-    objective = config.objective
     tx = optim.make(config.optimizer, model.declarations())
     like = abstract_state(model=model, tx=tx)
     batches = make_batches(prepared, config, "train")
@@ -73,14 +72,9 @@ def train(config: Config, home: pathlib.Path, writer, clock, signals, argv) -> d
     state = restore(saves, like, prepared, home, writer, clock)
     write_facts(home, config, prepared, mesh, like, argv)
     with clock("compile"):
-      update = functools.partial(
-        train_step, model=model, objective=objective, tx=tx, accumulate=config.train.accumulate, seed=config.seed
-      )
       if state is None:
         state = jax.jit(functools.partial(init_state, model=model, tx=tx))(jax.random.key(config.seed))
-      shapes = objective.batch_shapes(config.train.batch_size, config.data.sequence_length)
-      knobs = dict(learning_rate=jax.ShapeDtypeStruct((), jnp.float32))
-      update = jax.jit(update, donate_argnums=0).lower(like, flowing(shapes), knobs).compile()
+      update = compiled(config, model, tx, like)
     writer.event("compile", seconds=clock.totals()["compile"])
 
     facts = dict(config_hash=recipe.config_hash(config), data_fingerprint=prepared.fingerprint, versions=versions())
@@ -101,7 +95,7 @@ def train(config: Config, home: pathlib.Path, writer, clock, signals, argv) -> d
       with clock("data wait"):
         number, batch = next(ahead)
       profile(config, home, step, writer)
-      knobs = dict(learning_rate=jax.device_put(np.float32(learning_rate(step))))
+      knobs = place(dict(learning_rate=np.float32(learning_rate(step))))
       with jax.transfer_guard("disallow"):
         state, numbers = update(state, place(batch), knobs)
       log(step, learning_rate(step), numbers)
@@ -188,6 +182,16 @@ def flowing(shapes: dict) -> dict:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
   return {name: placed(x) for name, x in shapes.items()}
+
+
+def compiled(config: Config, model, tx, like):
+  """The training step, compiled before there is a batch; it takes over the state that it is given."""
+  update = functools.partial(
+    train_step, model=model, objective=config.objective, tx=tx, accumulate=config.train.accumulate, seed=config.seed
+  )
+  shapes = config.objective.batch_shapes(config.train.batch_size, config.data.sequence_length)
+  knobs = flowing(dict(learning_rate=jax.ShapeDtypeStruct((), jnp.float32)))
+  return jax.jit(update, donate_argnums=0).lower(like, flowing(shapes), knobs).compile()
 
 
 def parameter_rows(params):

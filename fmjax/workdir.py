@@ -88,8 +88,12 @@ def write_json(path, tree):
 
 
 def read_json(path):
-  with open(path, "rb") as file:
-    return json.load(file)
+  """The tree in a JSON file; DATA_BAD where it is damaged."""
+  try:
+    return json.loads(pathlib.Path(path).read_text())
+  except ValueError as error:
+    fix = "restore the file, or start a new run in another --workdir"
+    raise FmjaxError("DATA_BAD", "a file of the run is not JSON", where=path, got=error, fix=fix) from error
 
 
 def process_start(pid: int) -> str | None:

@@ -39,7 +39,7 @@ def one_device():
 AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def on():
   """`with on(fsdp=2, tensor=4):` sets a mesh of those axes over as many fake devices."""
 
