@@ -79,10 +79,9 @@ def friendly(parent: pathlib.Path):
   try:
     yield
   except (OSError, RuntimeError) as error:  # ArrayRecord's writer has no type of its own for a full disk
-    number = getattr(error, "errno", None)
-    if number in FULL or any(os.strerror(full) in str(error) for full in FULL):
+    if any(os.strerror(full) in str(error) for full in FULL):
       raise FmjaxError("DISK_FULL", "no room for prepared data", where=parent, fix=fix) from error
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+    if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
       raise FmjaxError(
         "PERMISSION", "the data cache cannot be written", where=parent, got=error.strerror, fix=fix
       ) from error

@@ -182,6 +182,14 @@ def test_damage_to_any_file_is_named(tmp_path, how):
     preparation.open_prepared(prepared.folder)
 
 
+def test_an_edited_fact_is_damage(tmp_path):
+  prepared = data.prepare(config(tmp_path))
+  meta = prepared.folder / "meta.json"
+  meta.write_text(meta.read_text().replace('"sequence_length": 16', '"sequence_length": 8'))
+  with pytest.raises(FmjaxError, match=f"(?s)DATA_BAD.*{meta}.*checksum"):
+    preparation.open_prepared(prepared.folder)
+
+
 def test_deleting_the_damaged_folder_mends_it(tmp_path):
   first = data.prepare(config(tmp_path))
   shutil.rmtree(first.folder)
