@@ -7,7 +7,7 @@ One process writes and holds all of the state.
 """
 
 import contextlib
-import gc
+import functools
 import logging
 import os
 import pathlib
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 
 from fmjax import manifest as manifests
 from fmjax.errors import FmjaxError, message
-from fmjax.leaves import by_path, describe, flatten, nested, snapshot, statehash
+from fmjax.leaves import by_path, compare, describe, flatten, nested, snapshot, statehash
 from fmjax.manifest import Damage
 from fmjax.workdir import FULL, disk_errno, sync_folder, trouble
 
@@ -37,11 +37,18 @@ def quiet(record) -> bool:
   return "orbax" not in record.pathname or record.levelno == logging.WARNING
 
 
+@functools.cache
 def orbax():
-  """Orbax v1, imported at first use: it takes a second."""
+  """Orbax v1, imported at first use: it takes a second.
+
+  It leaves at the first write that fails; its other writers then say, past every `except`, that it has gone.
+  """
   from orbax.checkpoint import v1 as ocp
 
-  logging.getLogger("absl").addFilter(quiet)  # adding it again changes nothing
+  logging.getLogger("absl").addFilter(quiet)
+  hook = sys.unraisablehook
+  sys.unraisablehook = lambda late: str(late.exc_value) == "Event loop is closed" or hook(late)
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
   return ocp
 
 
@@ -55,21 +62,21 @@ def write_arrays(path, arrays: dict):
     with context:
       ocp.save(path, nested(arrays))
   except Exception as error:
+    end_waiting()
     if disk_errno(error) is None:
       raise
-    failure = OSError(disk_errno(error), os.strerror(disk_errno(error)), str(path))
-    hush()
-  else:
-    return
-  gc.collect()  # the coroutines that hush() is about go now, not while a person reads the message
-  raise failure
+    raise OSError(disk_errno(error), os.strerror(disk_errno(error)), str(path)) from None
 
 
-def hush():
-  """Orbax leaves at the first write that fails; the others then say, past every `except`, that it has left."""
-  hook = sys.unraisablehook
-  sys.unraisablehook = lambda late: str(late.exc_value) == "Event loop is closed" or hook(late)
-  warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+def end_waiting():
+  """Ends the threads that Orbax leaves waiting for a folder that will never be: Python would wait 300 s to exit."""
+  from orbax.checkpoint._src.futures import future
+
+  waiting = [thread for thread in threading.enumerate() if isinstance(thread, future._SignalingThread)]
+  for thread in waiting:
+    thread.cancel()
+  for thread in waiting:
+    future.set_signals(thread._receive_signals, operation_id=thread._operation_id)
 
 
 def read_arrays(path, like: dict) -> dict:
@@ -103,26 +110,6 @@ def load(path, manifest: dict, like):
   compare(path, manifest["tree"], describe(wanted), wanted)
   found = read_arrays(path, wanted)
   return jax.tree.unflatten(treedef, [found[name] for name in paths])
-
-
-def compare(path, saved: dict, wanted: dict, names):
-  """Raises CHECKPOINT_MISMATCH if one of `names` is not in both with the same dtype and shape."""
-  differing = sorted(
-    (name for name in names if saved.get(name) != wanted.get(name)), key=lambda n: (n[:3] == "opt", n)
-  )
-  if not differing:
-    return
-
-  def words(tree, name):
-    return "{}{}".format(*tree[name]) if name in tree else "nothing"
-
-  raise FmjaxError(
-    "CHECKPOINT_MISMATCH",
-    f"{len(differing)} of the checkpoint's and this config's arrays differ",
-    rows=[f"{name}: saved {words(saved, name)}, wanted {words(wanted, name)}" for name in differing[:3]],
-    where=path,
-    fix="use the config that the run was started with, or another --workdir",
-  )
 
 
 # The folder of steps, read only.

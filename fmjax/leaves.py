@@ -1,7 +1,9 @@
-"""A state's leaves by slash-joined path: flat, nested, described, copied to the host, and hashed (STATEHASH)."""
+"""A state's leaves by slash-joined path: flat, nested, described, compared, copied, and hashed (STATEHASH)."""
 
 import numpy as np
 import xxhash
+
+from fmjax.errors import FmjaxError
 
 
 def flatten(tree):
@@ -53,3 +55,23 @@ def snapshot(state) -> dict[str, np.ndarray]:
     leaf.copy_to_host_async()
   arrays = {path: np.asarray(leaf) for path, leaf in flat.items()}
   return {path: array if array.flags.owndata else array.copy() for path, array in arrays.items()}
+
+
+def compare(path, saved: dict, wanted: dict, names):
+  """Raises CHECKPOINT_MISMATCH if one of `names` is not in both with the same dtype and shape."""
+  differing = sorted(
+    (name for name in names if saved.get(name) != wanted.get(name)), key=lambda n: (n[:3] == "opt", n)
+  )
+  if not differing:
+    return
+
+  def words(tree, name):
+    return "{}{}".format(*tree[name]) if name in tree else "nothing"
+
+  raise FmjaxError(
+    "CHECKPOINT_MISMATCH",
+    f"{len(differing)} of the checkpoint's and this config's arrays differ",
+    rows=[f"{name}: saved {words(saved, name)}, wanted {words(wanted, name)}" for name in differing[:3]],
+    where=path,
+    fix="use the config that the run was started with, or another --workdir",
+  )

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from fmjax import checkpoint, manifest
+from fmjax import checkpoint, leaves, manifest
 from fmjax.checkpoint import Checkpoints, restore_step, statehash, verify
 from fmjax.errors import FmjaxError
 
@@ -131,6 +131,8 @@ def test_donated_state_is_saved_as_it_was(tmp_path):
     state, hashes = make(0, mesh, width=256), {}
     for step in range(3):
       hashes[step] = statehash(jax.tree.map(jnp.copy, state))
+      copies = leaves.snapshot(state)
+      assert not any(np.shares_memory(copies[path], np.asarray(x)) for path, x in leaves.by_path(state).items())
       checkpoints.save(state, FACTS)
       for _ in range(1 if step < 2 else 20):
         state = advance(state)
@@ -439,7 +441,7 @@ except t.FmjaxError as error:
 def fill(path, *words):
   """What a process says that saves until it cannot: its whole stderr, with nothing of Orbax in it."""
   command = [sys.executable, "-c", FILL, str(pathlib.Path(__file__).parent), str(path), *map(str, words)]
-  child = subprocess.run(command, capture_output=True, text=True)
+  child = subprocess.run(command, capture_output=True, text=True, timeout=120)
   assert child.returncode == 74, child.stderr
   return child.stderr
 
