@@ -2,8 +2,8 @@
 
 With logits z_V = h_D . e_VD, lse = log sum exp z, target y, label smoothing s and z-loss c, a token's loss is
   (1 - s) (lse - z_y) + s (lse - mean z) + c lse^2
-(Szegedy et al. 2016, arXiv:1512.00567, section 7; Chowdhery et al. 2022, arXiv:2204.02311, section 5). Its gradient in
-z has a closed form, so one pass over chunks of tokens gives the loss and both gradients: three matmuls, as the
+(Szegedy et al. 2016, arXiv:1512.00567, section 7; Chowdhery et al. 2022, arXiv:2204.02311, section 5). Its gradient
+in z has a closed form, so one pass over chunks of tokens gives the loss and both gradients: three matmuls, as the
 plain way, and nothing of the logits is kept for the backward pass.
 """
 

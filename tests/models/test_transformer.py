@@ -44,7 +44,8 @@ def test_no_logit_depends_on_a_later_token(config, on):
 
     def one(table_VD, here_BTD):
       changed = {**params, "embed": {"outputs": table_VD, **params["embed"], "tokens": table_VD}}
-      hidden_BTD = Model(dataclasses.replace(config, tied=False)).apply(changed, dict(tokens=jnp.asarray(t_BT))).hidden
+      model = Model(dataclasses.replace(config, tied=False))
+      hidden_BTD = model.apply(changed, dict(tokens=jnp.asarray(t_BT))).hidden
       return jnp.sum(hidden_BTD**3 * here_BTD)
 
     gradient = jax.jit(jax.grad(one))
@@ -118,7 +119,8 @@ def test_declarations_name_every_parameter_and_its_matrix(on):
     model = Model(LLAMA)
     table = model.declarations()
     params = jax.eval_shape(model.init, jax.random.key(0))
-    paths = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
   assert set(table) == set(paths)
   assert all(len(table[path].letters) == paths[path].ndim for path in paths)
   q, o = table["blocks/attention/q"], table["blocks/attention/o"]
