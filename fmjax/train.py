@@ -8,7 +8,6 @@ import math
 import os
 import pathlib
 import platform
-import signal
 import time
 from importlib import metadata
 
@@ -23,6 +22,7 @@ from fmjax.errors import FmjaxError
 from fmjax.evaluate import evaluate
 from fmjax.models import Model
 from fmjax.models.flops import train_flops
+from fmjax.signals import Signals
 from fmjax.step import abstract_state, eval_step, init_state, place, train_step
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "fmjax")
@@ -46,6 +46,9 @@ def run(path, given: Config | None = None, *, argv=(), started: float | None = N
     except FmjaxError as error:
       name = "preempt" if error.code == "INTERRUPTED" else "error"
       writer.event(name, code=error.code, what=error.what, clock=clock.totals())
+      raise
+    except Exception as error:
+      writer.event("error", code="INTERNAL", what=f"{type(error).__name__}: {error}", clock=clock.totals())
       raise
     finally:
       writer.close()
@@ -82,30 +85,32 @@ def train(config: Config, home: pathlib.Path, writer, clock, signals, argv) -> d
     log = Log(config, model, total, writer, clock, batches, home)
     closing.callback(log.progress.close)
     check = Evaluation(config, model, prepared, writer, clock, home)
+    trace = Trace(config, home, writer)
+    closing.callback(trace.close)
     ahead = batches.from_(start)
     closing.callback(ahead.close)
     clock.base("step")
     signals.gentle = True
-    while True:
+    while not signals.asked:
       if check.is_due(step, total):
-        log.flush()
-        check(step, state["params"], signals)
-      if step >= total or signals.asked:
+        check(step, state["params"], log, signals)
+      if step >= total:
         break
       with clock("data wait"):
         number, batch = next(ahead)
-      profile(config, home, step, writer)
-      knobs = place(dict(learning_rate=np.float32(learning_rate(step))))
+      trace(step, log)
       with jax.transfer_guard("disallow"):
+        knobs = place(dict(learning_rate=np.float32(learning_rate(step))))
         state, numbers = update(state, place(batch), knobs)
       log(step, learning_rate(step), numbers)
       step = number + 1
-      if config.checkpoint.every and step % config.checkpoint.every == 0 or step == total or signals.asked:
-        log.flush()
-        with clock("checkpoint"):
-          saves.save(state, facts, blocking=step == total or bool(signals.asked))
-        log.saved = step
-    if step < total:
+      if step == total or (config.checkpoint.every and step % config.checkpoint.every == 0):
+        log.save(saves, state, facts)
+    if step > start and log.saved != step:
+      log.save(saves, state, facts)
+    with clock("checkpoint"):
+      saves.wait()
+    if check.is_due(total, total):  # a signal came first
       raise stopped(step, saves)
     writer.event("end", step=step, status="done", clock=clock.totals())
     return check.last
@@ -231,50 +236,32 @@ def write_facts(home, config: Config, prepared, mesh, like, argv):
 # --- while it runs
 
 
-class Signals:
-  """SIGTERM and SIGINT: until `gentle`, the first ends the run at once; from then on it asks for a stop at the next
-  step, and the second ends the process."""
-
-  def __init__(self):
-    self.asked, self.gentle, self.before = None, False, {}
-
-  def __enter__(self):
-    for number in (signal.SIGTERM, signal.SIGINT):
-      with contextlib.suppress(ValueError):  # not the main thread: signals are the caller's
-        self.before[number] = signal.signal(number, self.receive)
-    return self
-
-  def __exit__(self, *_):
-    for number, handler in self.before.items():
-      signal.signal(number, handler)
-
-  def receive(self, number, _):
-    name = signal.Signals(number).name
-    if not self.gentle:
-      fix = "run the same command again"
-      raise FmjaxError("INTERRUPTED", f"{name} before the first step: nothing is lost", fix=fix)
-    if self.asked:
-      os.write(2, f"\nfmjax: {name} again: stopped at once\n".encode())
-      os._exit(75)
-    self.asked = name
-    os.write(2, f"\nfmjax: {name}: saving at the next step; once more to stop at once\n".encode())
-
-
 def stopped(step: int, saves) -> FmjaxError:
   saved = f"step {step} is saved" if step in saves.steps() else "no step was done"
   return FmjaxError("INTERRUPTED", f"stopped at step {step}; {saved}", fix="run the same command again to go on")
 
 
-def profile(config: Config, home, step: int, writer):
-  """Starts and ends the xprof trace that train.profile asks for."""
-  if config.train.profile is None:
-    return
-  first, last = config.train.profile
-  if step == first:
-    jax.profiler.start_trace(str(home / "profile"))
-  elif step == last:
-    jax.profiler.stop_trace()
-    writer.event("profile", path="profile", first=first, last=last)
+class Trace:
+  """The xprof trace of the steps that train.profile names."""
+
+  def __init__(self, config: Config, home: pathlib.Path, writer):
+    self.first, self.last = config.train.profile or (None, None)
+    self.home, self.writer, self.running = home, writer, False
+
+  def __call__(self, step: int, log):
+    if step == self.first:
+      log.flush()
+      jax.profiler.start_trace(str(self.home / "profile"))
+      self.running = True
+    elif step == self.last:
+      log.flush()
+      self.close()
+
+  def close(self):
+    if self.running:
+      self.running = False
+      jax.profiler.stop_trace()
+      self.writer.event("profile", path="profile", first=self.first, last=self.last)
 
 
 class Log:
@@ -315,6 +302,13 @@ class Log:
       self.refuse(number, numbers)
     if step % self.config.train.log_every == 0 or step == self.total or step == 1:
       self.publish(step, learning_rate, numbers)
+
+  def save(self, saves, state, facts: dict):
+    """Starts a save of `state`, with the row of its step already written: what is restored has all its rows."""
+    self.flush()
+    with self.clock("checkpoint"):
+      saves.save(state, facts)
+    self.saved = int(state["step"])
 
   def publish(self, step: int, learning_rate: float, numbers: dict):
     last, before = self.mark
@@ -370,7 +364,8 @@ class Evaluation:
     due = step == total or (every is not None and step % every == 0 and step > 0)
     return due and self.last.get("step") != step
 
-  def __call__(self, step: int, params, signals):
+  def __call__(self, step: int, params, log, signals):
+    log.flush()
     with self.clock("eval"):
       batches = itertools.islice(self.batches, self.config.train.eval_batches)
       batches = itertools.takewhile(lambda _: not signals.asked, batches)
