@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fmjax.config import TransformerConfig
-from fmjax.sharding import Declaration, einsum, flow, stored
+from fmjax.kernels.linear import linear
+from fmjax.sharding import Declaration, flow, stored
 
 EMBEDDING_STD = 0.02  # Radford et al. 2019 (GPT-2), as in their code
 
@@ -64,7 +65,7 @@ class Layer(nn.Module):
     std = self.config.init_std or 1 / math.sqrt(math.prod(self.size(letter) for letter in ins))
     std *= (2 * self.config.L) ** -0.5 if residual else 1
     w = self.weight(name, ins, outs, letters, "matrix", nn.initializers.normal(std))
-    y = einsum(equation, x, w.astype(self.dtype))
+    y = linear(equation, x, w.astype(self.dtype))
     if self.config.bias:
       bias = self.vector(f"{name}_bias", outs, nn.initializers.zeros_init())
       y += jnp.expand_dims(bias.astype(self.dtype), range(len(output) - len(outs)))
