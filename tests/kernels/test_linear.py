@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fmjax import sharding
-from fmjax.config import MeshConfig
 from fmjax.kernels.linear import linear
 
 SIZES = dict(B=8, T=4, D=16, N=4, H=8, F=32)
@@ -22,13 +21,11 @@ def inputs(equation):
 
 @pytest.mark.parametrize("equation", EQUATIONS)
 @pytest.mark.parametrize("axes", MESHES, ids=str)
-def test_values_gradients_and_places_are_the_einsums(equation, axes):
+def test_values_gradients_and_places_are_the_einsums(on, equation, axes):
   x, w, dy = inputs(equation)
   y, vjp = jax.vjp(lambda x, w: jnp.einsum(equation, x, w), x, w)
-  devices = jax.devices() if axes != MESHES[0] else jax.devices()[:1]
-  mesh = sharding.make_mesh(MeshConfig(**axes), devices)
   letters = equation.split("->")[0].split(",")
-  with jax.set_mesh(mesh):
+  with on(**axes):
     on_mesh = [
       jax.device_put(a, table(name, a.shape))
       for table, name, a in zip((sharding.flowing, sharding.stored), letters, [x, w])
