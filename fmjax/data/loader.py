@@ -59,9 +59,6 @@ class Batches:
     self.end = min(self.per_epoch if split == "eval" else sys.maxsize, sys.maxsize if end is None else end)
     self.source = self.order = None
 
-  def __getstate__(self):
-    return self.__dict__ | dict(source=None, order=None)  # a worker process opens its own
-
   def open(self):
     import grain
 
