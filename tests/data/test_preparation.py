@@ -142,7 +142,7 @@ def test_one_trained_tokenizer_serves_every_sequence_length(tmp_path):
   first = data.prepare(config(tmp_path, **settings))
   second = data.prepare(config(tmp_path, sequence_length=32, **settings))
   assert first.tokenizer.fingerprint == second.tokenizer.fingerprint
-  assert [name for name in entries(tmp_path / "cache") if name.startswith("tokenizer")] != []
+  assert len([name for name in entries(tmp_path / "cache") if name.startswith("tokenizer")]) == 1
   from_file = data.prepare(config(tmp_path, tokenizer=str(first.folder / "tokenizer.model")))
   assert from_file.tokenizer.fingerprint == first.tokenizer.fingerprint
   assert from_file.fingerprint == first.fingerprint
