@@ -133,7 +133,8 @@ class DataConfig(Branch):
     yield from at_least(self, 1, "sequence_length")
     yield from at_least(self, 0, "workers")
     yield from at_least(self, 2, "vocab_size")
-    yield from fraction(self, "eval_fraction")
+    if not 0 < self.eval_fraction < 1:
+      yield "eval_fraction", self.eval_fraction, "must lie in (0, 1)"
     if self.source == "text" and not self.path:
       yield "path", self.path, "source 'text' needs a file or a glob"
     if self.source == "stdlib" and self.path:

@@ -1,6 +1,6 @@
 """One error type: a code, one message of at most six lines, and the exit status a supervisor can act on."""
 
-import textwrap
+import functools
 
 # Exit statuses follow sysexits.h; 75 is the only one a supervisor should answer by starting the command again.
 EXIT = {
@@ -40,6 +40,9 @@ class FmjaxError(Exception):
     self.labels = {name: str(text) for name, text in labels.items() if text is not None}
     super().__init__(what)
 
+  def __reduce__(self):  # a worker process hands it on as it is
+    return functools.partial(FmjaxError, self.code, self.what, rows=self.rows, **self.labels), ()
+
   @property
   def status(self) -> int:
     return EXIT[self.code]
@@ -55,6 +58,9 @@ def message(kind: str, code: str, what: str, rows=(), labels=None) -> str:
   rows = list(rows)
   if len(rows) > room:
     rows[room - 1 :] = ["; ".join(rows[room - 1 :])]
-  body = [textwrap.shorten(str(line), MAX_LINE, placeholder=" ...") for line in rows + lines]
-  head = textwrap.shorten(what, MAX_LINE, placeholder=" ...")
-  return "\n".join([f"fmjax: {kind} {code}  {head}", *("  " + line for line in body)])
+  return "\n".join([f"fmjax: {kind} {code}  {one_line(what)}", *("  " + one_line(line) for line in rows + lines)])
+
+
+def one_line(text) -> str:
+  text = " ".join(str(text).splitlines())
+  return text if len(text) <= MAX_LINE else text[: MAX_LINE - 4] + " ..."

@@ -64,7 +64,7 @@ def train(config: Config, home: pathlib.Path, writer, clock, signals, argv) -> d
     tx = optim.make(config.optimizer, model.declarations())
     like = abstract_state(model=model, tx=tx)
     batches = make_batches(prepared, config, "train")
-    total = config.train.steps or math.ceil(config.train.epochs * batches.per_epoch)
+    total = config.train.steps or math.ceil(config.train.epochs * batches.examples / config.train.batch_size)
     learning_rate = optim.schedule(config.optimizer, total)
     metrics.parameter_table(list(parameter_rows(like["params"])))
 
