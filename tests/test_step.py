@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from fmjax import optim
 from fmjax.config import TransformerConfig
 from fmjax.models import Model
 from fmjax.objectives import NextToken
+from fmjax.sharding import flowing
 from fmjax.step import abstract_state, eval_step, init_state, place, train_step
 
 CONFIG = TransformerConfig(V=100, D=128, L=2, N=4, max_positions=16)
@@ -124,15 +126,45 @@ def test_abstract_state_is_the_state_without_its_numbers(on):
   assert all(jax.tree.leaves(same))
 
 
-def test_weights_are_gathered_on_use_and_gradients_scattered(on):
-  """The law behind FSDP here: no parameter is ever whole at rest, and XLA never rematerialises one by itself."""
+def test_fsdp_holds_a_share_of_the_state_and_gathers_on_use(on):
   with on(fsdp=8):
     what = parts()
     like = abstract_state(**what)
-    step = functools.partial(train_step, **what, objective=NextToken())
-    rows = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch(0).items()}
-    lowered = jax.jit(step, donate_argnums=0).lower(like, rows, dict(learning_rate=jnp.float32(0)))
-    compiled = lowered.compile()
+    compiled = lowered(what, like).compile()
   assert "all-gather" in compiled.as_text()
   held = sum(x.size * 4 // 8 for x in jax.tree.leaves(like["params"]) if x.ndim > 1)
   assert compiled.memory_analysis().argument_size_in_bytes < 3 * held * 1.3 + (1 << 16)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_xla_never_gives_up_on_a_sharding(accumulate, on, capfd):
+  """It says so on stderr: "Involuntary full rematerialization"."""
+  with on(data=2, fsdp=2, tensor=2):
+    what = parts()
+    # A seed of its own is a program of its own: one from the cache would say nothing.
+    lowered(what, abstract_state(**what), accumulate=accumulate, seed=time.time_ns() % 2**31).compile()
+  assert "nvoluntary" not in capfd.readouterr().err
+
+
+def test_xla_would_say_if_it_gave_up(capfd):
+  """The test above can fail: here is a program, left to the partitioner, of which XLA complains."""
+  mesh = jax.make_mesh((2, 2, 2), ("a", "b", "c"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+  def at(*axes):
+    return jax.NamedSharding(mesh, jax.P(*axes))
+
+  def program(e, ids):
+    rows = jax.lax.with_sharding_constraint(e[ids], at(("a", "b"), None, None))
+    return jnp.sum(rows @ jax.lax.with_sharding_constraint(e.T, at("c", ("a", "b")))) * (time.time_ns() % 2**31)
+
+  table, ids = jax.ShapeDtypeStruct((64, 64), jnp.float32), jax.ShapeDtypeStruct((8, 8), jnp.int32)
+  jax.jit(jax.grad(program), in_shardings=(at("b", "a"), at("a", None))).lower(table, ids).compile()
+  assert "nvoluntary" in capfd.readouterr().err
+
+
+def lowered(what, like, **how):
+  step = functools.partial(train_step, **what, objective=NextToken(), **how)
+  rows = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch(0).items()}
+  mesh = jax.sharding.get_mesh()
+  rows = {k: x.update(sharding=jax.NamedSharding(mesh, flowing("BT", x.shape))) for k, x in rows.items()}
+  return jax.jit(step, donate_argnums=0).lower(like, rows, dict(learning_rate=jnp.float32(0)))
