@@ -1,6 +1,9 @@
 """What can two CPU cores learn of Python's standard library in three minutes?
 
-fmjax train --config=configs/quickstart.py --workdir=runs/quickstart
+  fmjax train --config=configs/quickstart.py --workdir=runs/quickstart
+
+A Llama-like decoder of 2.2 million parameters, 1.7 million tokens (0.6 epochs), Muon. Cost: three minutes of two cores.
+Expects 1.46 bits a byte on the eval files of Python 3.11.7 (experiments/2026-11-quickstart).
 """
 
 import ml_collections
@@ -9,21 +12,14 @@ import ml_collections
 def get_config():
   return ml_collections.ConfigDict(
     dict(
-      data=dict(source="stdlib", tokenizer="sentencepiece", vocab_size=4096, sequence_length=128),
+      data=dict(source="stdlib", tokenizer="sentencepiece", vocab_size=2048, sequence_length=128),
       model=dict(
-        D=256,
-        L=4,
-        N=4,
-        norm="rms",
-        activation="silu",
-        gated=True,
-        bias=False,
-        positions="rotary",
-        F=640,
+        D=192, L=4, N=3, F=512, norm="rms", activation="silu", gated=True, bias=False, positions="rotary",
         scan_layers=False,
-      ),  # fmt: skip
-      optimizer=dict(name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=50, weight_decay=0.1),
-      train=dict(steps=600, batch_size=16, eval_every=200, eval_batches=32, sample_tokens=96, sample_prompt="def "),
-      checkpoint=dict(every=200),
+      ),
+      # At the same cost AdamW ends at 1.68 bits a byte (experiments/2026-11-quickstart).
+      optimizer=dict(name="muon", learning_rate=6e-3, schedule="cosine", warmup_steps=50),
+      train=dict(steps=850, batch_size=16, eval_every=425, sample_tokens=96, sample_prompt="def "),
+      checkpoint=dict(every=425),
     )
-  )
+  )  # fmt: skip
