@@ -50,13 +50,25 @@ class Contender:
     self.process.stdin.flush()
     self.times.append(statistics.median(self.answer()))
 
+  def cpu(self) -> int:
+    """Clock ticks that the process has used."""
+    fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
   def close(self):
     self.process.stdin.close()
     self.process.wait()
     self.process.stdout.close()
 
 
-def contend(shape: dict, steps: int, rounds: int, peer) -> list[Contender]:
+def machine_cpu() -> tuple[int, int]:
+  """Clock ticks of all processors since the start: in use, and in all."""
+  ticks = [int(word) for word in open("/proc/stat").readline().split()[1:9]]
+  return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+
+def contend(shape: dict, steps: int, rounds: int, peer) -> tuple[list[Contender], float]:
+  """The contenders after all rounds, and the share of the machine that anything else took meanwhile."""
   env = dict(os.environ, JAX_PLATFORMS="cpu")
   torch = [peer, HERE / "torch_gpt.py", f"--shape={json.dumps(shape | {'V': PADDED_V})}"]
   threads = f"--threads={os.cpu_count()}"
@@ -70,11 +82,15 @@ def contend(shape: dict, steps: int, rounds: int, peer) -> list[Contender]:
     for name, command in commands.items():
       contenders.append(Contender(name, command, env))
       closing.callback(contenders[-1].close)
+    used, ticks = machine_cpu()
+    used -= sum(one.cpu() for one in contenders)
     for number in range(rounds):
       first = number % len(contenders)
       for contender in contenders[first:] + contenders[:first]:
         contender.turn(steps)
-  return contenders
+    used_after, ticks_after = machine_cpu()
+    others = (used_after - sum(one.cpu() for one in contenders) - used) / (ticks_after - ticks)
+  return contenders, others
 
 
 def spread(seconds) -> str:
@@ -86,9 +102,13 @@ def spread(seconds) -> str:
 
 def steps_table(rounds: int, peer) -> list[str]:
   lines = ["| shape | contender | median ms | least, quartiles, most | compile and three steps, s |", "|-|-|-|-|-|"]
-  ratios = ["", "| shape | torch / fmjax, ratio of medians | quartiles of the rounds' ratios |", "|-|-|-|"]
+  ratios = [
+    "",
+    "| shape | torch / fmjax, ratio of medians | quartiles of the rounds' ratios | CPU that others took |",
+  ]
+  ratios += ["|-|-|-|-|"]
   for title, shape in SHAPES.items():
-    contenders = contend(shape, STEPS[title], rounds, peer)
+    contenders, others = contend(shape, STEPS[title], rounds, peer)
     for one in contenders:
       lines.append(
         f"| {title} | {one.name} {one.ready['version']} | {spread(one.times)} | {one.ready['start_seconds']:.1f} |"
@@ -97,7 +117,7 @@ def steps_table(rounds: int, peer) -> list[str]:
     best = min(theirs, key=lambda one: statistics.median(one.times))
     ratio = statistics.median(best.times) / statistics.median(ours.times)
     low, _, high = statistics.quantiles([b / a for a, b in zip(ours.times, best.times)], n=4, method="inclusive")
-    ratios.append(f"| {title} | **{ratio:.2f}** ({best.name}) | {low:.2f} .. {high:.2f} |")
+    ratios.append(f"| {title} | **{ratio:.2f}** ({best.name}) | {low:.2f} .. {high:.2f} | {others:.0%} |")
   return lines + ratios
 
 
@@ -157,7 +177,8 @@ def loop_table(rounds: int) -> list[str]:
     f"| an async save holds the loop for | {spread(held)} |",
     "",
     f"The loop adds {loop / bare - 1:+.1%}. The steps that overlap a save ({steps:.1f} of them on average) take"
-    f" {statistics.median(slower):+.1%} longer (median of {len(saves)} saves; {min(slower):+.1%} .. {max(slower):+.1%}).",
+    f" {statistics.median(slower):+.1%} longer (median of {len(saves)} saves,"
+    f" {min(slower):+.1%} .. {max(slower):+.1%}).",
   ]  # fmt: skip
 
 
