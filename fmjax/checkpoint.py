@@ -252,7 +252,9 @@ class Checkpoints:
     if free < self._needed(arrays) and not (self.folder / str(step)).exists():
       raise self._full(step, arrays, "there is no room for")
     held = time.monotonic() - begun
-    self.thread = threading.Thread(target=self._save, args=(step, arrays, facts, held), name=f"checkpoint {step}")
+    self.thread = threading.Thread(
+      target=self._save, args=(step, arrays, facts, held, blocking), name=f"checkpoint {step}"
+    )
     self.thread.start()
     if blocking:
       self.wait()
@@ -312,8 +314,10 @@ class Checkpoints:
     if left:
       self.event("tidy", names=[path.name for path in left])
 
-  def _save(self, step, arrays, facts, held):
+  def _save(self, step, arrays, facts, held, blocking):
     begun = time.monotonic()
+    if not blocking and sys.platform == "linux":  # there a thread has a priority of its own: the steps come first
+      os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
     draft = self.folder / f"{step}-tmp"
     try:
       digest = statehash(arrays)

@@ -107,7 +107,7 @@ def train(config: Config, home: pathlib.Path, writer, clock, signals, argv) -> d
       if step == total or (config.checkpoint.every and step % config.checkpoint.every == 0):
         log.save(saves, state, facts)
     if step > start and log.saved != step:
-      log.save(saves, state, facts)
+      log.save(saves, state, facts, blocking=True)
     with clock("checkpoint"):
       saves.wait()
     if check.is_due(total, total):  # a signal came first
@@ -303,11 +303,11 @@ class Log:
     if step % self.config.train.log_every == 0 or step == self.total or step == 1:
       self.publish(step, learning_rate, numbers)
 
-  def save(self, saves, state, facts: dict):
+  def save(self, saves, state, facts: dict, blocking: bool = False):
     """Starts a save of `state`, with the row of its step already written: what is restored has all its rows."""
     self.flush()
     with self.clock("checkpoint"):
-      saves.save(state, facts)
+      saves.save(state, facts, blocking)
     self.saved = int(state["step"])
 
   def publish(self, step: int, learning_rate: float, numbers: dict):

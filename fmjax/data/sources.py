@@ -121,14 +121,14 @@ def read_text(path: pathlib.Path) -> str:
 def cut(text: str, eval_fraction: float) -> Documents:
   """One text cut in two: the first part train (as char-rnn and nanoGPT split tiny Shakespeare)."""
   middle = int(len(text) * (1 - eval_fraction))
-  return Documents((text[:middle],), (text[middle:],) if middle < len(text) else ())
+  return Documents((text[:middle],), (text[middle:],))
 
 
 def split_by_name(texts: dict[str, str], eval_fraction: float) -> Documents:
   """Each text by where its name's hash falls in [0, 1); with two texts or more neither split is left empty."""
   place = {name: xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogateescape")) / 2**64 for name in texts}
   held = {name for name in texts if place[name] < eval_fraction}
-  if eval_fraction and len(texts) > 1:
+  if len(texts) > 1:
     held = (held | {min(place, key=place.get)}) - {max(place, key=place.get)}
   order = sorted(texts)
   return Documents(
