@@ -33,8 +33,12 @@ CHUNK = 64 << 20  # bytes of an array per stored piece: a shard is read without 
 
 
 def quiet(record) -> bool:
-  """A logging filter: what Orbax logs as an error it also raises, with more frames than a person can use."""
-  return "orbax" not in record.pathname or record.levelno == logging.WARNING
+  """A logging filter: what Orbax logs as an error it also raises, with more frames than a person can use.
+
+  Its second failed write is told by asyncio, when the collector comes by.
+  """
+  of_orbax = "orbax" in record.pathname or (record.name == "asyncio" and "orbax" in record.getMessage())
+  return not of_orbax or record.levelno == logging.WARNING
 
 
 @functools.cache
@@ -45,7 +49,8 @@ def orbax():
   """
   from orbax.checkpoint import v1 as ocp
 
-  logging.getLogger("absl").addFilter(quiet)
+  for name in ("absl", "asyncio"):
+    logging.getLogger(name).addFilter(quiet)
   hook = sys.unraisablehook
   sys.unraisablehook = lambda late: str(late.exc_value) == "Event loop is closed" or hook(late)
   warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
