@@ -3,7 +3,9 @@
   fmjax train --config=configs/shakespeare_char.py --config.data.path=input.txt --workdir=runs/shakespeare_char
 
 The text is char-rnn's input.txt (1,115,394 characters). nanoGPT's README: 4 layers, 4 heads, width 128, context 64,
-batch 12, 2,000 steps, dropout 0; validation loss 1.88.
+batch 12, 2,000 steps, dropout 0; validation loss 1.88. This recipe's learning rate is three times nanoGPT's.
+
+Expects 1.77 nats a character on the whole validation split (experiments/2026-11-shakespeare-char).
 """
 
 import ml_collections
@@ -16,7 +18,7 @@ def get_config():
       model=dict(D=128, L=4, N=4, bias=False, init_std=0.02, activation="gelu", scan_layers=False),
       optimizer=dict(
         name="adamw",
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         schedule="cosine",
         warmup_steps=100,
         b2=0.99,
