@@ -65,7 +65,7 @@ def write_arrays(path, arrays: dict):
   context.memory.deepcopy_host_arrays = False  # a snapshot is ours already
   try:
     with context:
-      ocp.save(path, nested(arrays))
+      ocp.save(pathlib.Path(path).absolute(), nested(arrays))
   except Exception as error:
     end_waiting()
     if disk_errno(error) is None:
@@ -90,7 +90,7 @@ def read_arrays(path, like: dict) -> dict:
   context = ocp.Context()
   context.pytree.loading.partial_load = True
   with context:
-    return by_path(ocp.load(path, nested(like)))
+    return by_path(ocp.load(pathlib.Path(path).absolute(), nested(like)))  # Orbax takes no other
 
 
 def placed(leaf):

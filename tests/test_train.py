@@ -247,6 +247,14 @@ def test_generating_and_evaluating_from_a_run(whole, capsys):
   assert value == pytest.approx(rows(whole, "eval/loss")[-1][1], rel=1e-5)
 
 
+def test_a_run_may_be_named_by_a_relative_path(whole, capsys, monkeypatch):
+  monkeypatch.chdir(whole.parent)
+  assert main(["verify", whole.name]) == 0
+  assert main(["generate", f"--model={whole.name}", "--max_new_tokens=2"]) == 0
+  assert main(["eval", f"--model={whole.name}"]) == 0
+  assert main(["report", whole.name]) == 0
+
+
 def test_verify_prints_the_statehash_and_names_damage(text, tmp_path, capsys):
   home = tmp_path / "run"
   assert main(words(home, text)) == 0
