@@ -207,7 +207,7 @@ def verdict(path, step: int) -> tuple[bool, str]:
     manifest = manifests.examine(path, step)
   except Damage as damage:
     return False, f"damaged: {damage}"
-  digest = statehash(orbax().load(path))
+  digest = statehash(orbax().load(pathlib.Path(path).absolute()))
   if digest != manifest["statehash"]:
     return False, f"written wrongly: the arrays hash to {digest}, at the save they did to {manifest['statehash']}"
   return True, f"ok {digest}"
