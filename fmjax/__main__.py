@@ -110,8 +110,8 @@ def verify(args):
   from fmjax import checkpoint
 
   good = True
-  for step, ok, text in checkpoint.verify(args.workdir):
-    print(f"step {step} {text}", flush=True)
+  for _, ok, text in checkpoint.verify(args.workdir):
+    print(text, flush=True)
     good &= ok is not False
   return 0 if good else EXIT["CHECKPOINT_CORRUPT"]
 
