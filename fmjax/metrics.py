@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from fmjax.errors import FmjaxError
+from fmjax.workdir import trouble, write_bytes
 
 ROWS, SAMPLES, EVENTS = "metrics.jsonl", "samples.jsonl", "events.jsonl"
 BUCKETS = ("start-up", "compile", "data wait", "step", "eval", "checkpoint")
@@ -55,20 +55,7 @@ def disk(path):
   try:
     yield
   except OSError as error:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    fix = "free some space and run the same command again" if full else "make the folder writable for this user"
-    what = "the disk is full" if full else "a file of the run's folder cannot be written"
-    raise FmjaxError("DISK_FULL" if full else "PERMISSION", what, where=path, got=error.strerror, fix=fix) from error
-
-
-def replace(path: pathlib.Path, raw_lines):
-  """Writes a file anew such that a reader, or a crash, sees the old lines or the new ones."""
-  temporary = path.with_name(path.name + ".tmp")
-  with disk(path), open(temporary, "wb") as file:
-    file.write(b"".join(raw + b"\n" for raw in raw_lines))
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+    raise trouble(error, path) from error
 
 
 class Writer:
@@ -144,7 +131,8 @@ def cut(workdir, step: int) -> dict:
     parsed = lines(path)
     kept = [raw for raw, row in parsed if row.get("step", 0) <= step]
     if path.exists() and b"".join(raw + b"\n" for raw in kept) != path.read_bytes():
-      replace(path, kept)
+      with disk(path):
+        write_bytes(path, b"".join(raw + b"\n" for raw in kept))
   gone = [row for _, row in parsed if row.get("step", 0) > step]
   saved = {}  # attempt -> seconds after its start at which the work up to `step` was safe
   for event in read(folder / EVENTS):
