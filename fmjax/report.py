@@ -12,6 +12,7 @@ from fmjax.config import from_config_dict, to_dict
 from fmjax.errors import FmjaxError
 from fmjax.metrics import compact, disk, duration
 from fmjax.recipe import flatten
+from fmjax.workdir import write_bytes
 
 EVENTS_SHOWN = 200
 SMOOTH_FROM = 20  # rows from which a smoothed curve says more than the rows
@@ -24,10 +25,8 @@ def build(runs, out=None) -> pathlib.Path:
   tell_apart(loaded)
   out = pathlib.Path(out) if out else loaded[0].path / "report.html"
   page = render(loaded, out.parent)
-  temporary = out.with_name(out.name + ".tmp")
   with disk(out):
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, out)
+    write_bytes(out, page.encode())
   return out
 
 

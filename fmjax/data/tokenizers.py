@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from fmjax.errors import FmjaxError
+from fmjax.workdir import write_bytes
 
 SAMPLE_BYTES = 32 << 20  # of lines that SentencePiece trains on: about 4 s
 # SentencePiece writes a space as this character, and reads this character back as a space.
@@ -126,11 +127,8 @@ class SentencePiece(Tokenizer):
 
 
 def write(path: pathlib.Path, content: bytes):
-  """Whole or not at all, also under kill -9."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.with_name(f".{path.name}.{os.getpid()}")
-  beside.write_bytes(content)
-  os.replace(beside, path)
+  write_bytes(path, content)
 
 
 def load_tokenizer(folder) -> Tokenizer:
