@@ -1,8 +1,10 @@
-"""What is set before JAX starts: the compilation cache, and on a CPU how memory is kept."""
+"""What is set before JAX starts: the compilation cache, where notes go, and on a CPU how memory is kept."""
 
 import ctypes
+import logging
 import os
 import pathlib
+import sys
 from importlib import metadata, util
 
 import jax
@@ -17,6 +19,17 @@ def start():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   if only_cpu():
     keep_memory()
+  logger = logging.getLogger("fmjax")
+  if not logger.handlers:  # a program that has its own keeps it
+    logger.setLevel(logging.INFO)
+    logger.addHandler(Stderr())
+
+
+class Stderr(logging.Handler):
+  """What the rooms say once of themselves, such as the attention kernel they chose and why."""
+
+  def emit(self, record):
+    print(f"fmjax: {record.getMessage()}", file=sys.stderr)
 
 
 def only_cpu() -> bool:

@@ -172,6 +172,7 @@ def test_a_signal_saves_at_the_next_step_and_exits_75(number, text, whole, tmp_p
   assert checkpoint.newest(home / "checkpoints") == rows(home)[-1][0] == int(re.search(r"at step (\d+);", err)[1])
   assert rows(home)[:2] == rows(whole)[:2] and events(home, "preempt")
   assert "Traceback" not in err
+  assert err.count("fmjax: attention: xla (") == 1  # which kernel, and why, said once
 
 
 def test_a_second_run_is_refused_and_a_dead_ones_lock_is_taken_over(text, tmp_path):
