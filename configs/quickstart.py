@@ -17,7 +17,7 @@ def get_config():
         D=192, L=4, N=3, F=512, norm="rms", activation="silu", gated=True, bias=False, positions="rotary",
         scan_layers=False,
       ),
-      # At the same cost AdamW ends at 1.68 bits a byte (experiments/2026-11-quickstart).
+      # The best of five runs tried: experiments/2026-11-quickstart.
       optimizer=dict(name="muon", learning_rate=6e-3, schedule="cosine", warmup_steps=50),
       train=dict(steps=960, batch_size=16, eval_every=480, sample_tokens=96, sample_prompt="def "),
       checkpoint=dict(every=480),
