@@ -85,8 +85,9 @@ def test_rooms_of_one_floor_do_not_import_each_other_in_a_circle():
 
 
 def test_core_does_not_lean_on_experiments_or_configs():
+  """Nobody can import them either: they are no packages."""
   for folder in ("configs", "experiments", "benchmarks"):
-    assert not (ROOT / folder / "__init__.py").exists()
+    assert (ROOT / folder).is_dir() and not (ROOT / folder / "__init__.py").exists()
 
 
 def test_no_private_word_is_left_in_the_tree():

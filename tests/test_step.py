@@ -56,7 +56,7 @@ def alone(on):
     return steps(20)
 
 
-def test_training_lowers_the_loss_of_what_it_saw(alone):
+def test_a_fresh_model_knows_nothing_and_counts_its_steps(alone):
   numbers, state = alone
   assert numbers[0]["loss"] == pytest.approx(np.log(100), abs=0.3)
   assert state["step"] == 20 and all(row["finite"] for row in numbers)
