@@ -5,117 +5,16 @@ Outside, a config is an `ml_collections.ConfigDict`, a JSON file or a few `--con
 """
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
 from typing import Literal
 
+from fmjax.architecture import TransformerConfig
 from fmjax.errors import FmjaxError
+from fmjax.laws import Branch, Wrong, at_least, divisors, nearest
 
-VOCAB_MULTIPLE = 128  # V is stored padded to this on every mesh, so that nothing depends on the mesh
 MESH_AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
-
-
-class Wrong(ValueError):
-  """Raised by a dataclass's laws; `problems` are (field, value, law) triples."""
-
-  def __init__(self, problems):
-    self.problems = list(problems)
-    super().__init__("; ".join(f"{key}={value!r}: {law}" for key, value, law in self.problems))
-
-
-class Branch:
-  """A branch of the config: checks its laws when it is born."""
-
-  def __post_init__(self):
-    self.fill()
-    if problems := list(self.laws()):
-      raise Wrong(problems)
-
-  def fill(self):
-    """Replaces a None that means 'derive it' by what it derives to."""
-
-  def laws(self):
-    """Yields (field, value, law) for each law that is broken."""
-    return ()
-
-  def set(self, **values):
-    for name, value in values.items():
-      if getattr(self, name) is None:
-        object.__setattr__(self, name, value)
-
-
-def at_least(branch, bound, *names):
-  for name in names:
-    value = getattr(branch, name)
-    if value is not None and not value >= bound:
-      yield name, value, f"must be at least {bound}"
-
-
-def fraction(branch, *names):
-  for name in names:
-    if not 0 <= getattr(branch, name) < 1:
-      yield name, getattr(branch, name), "must lie in [0, 1)"
-
-
-def divisors(n: int, near: int) -> str:
-  """The divisors of n next to `near`, as words for a message."""
-  all_of_them = sorted((d for d in range(1, n + 1) if n % d == 0), key=lambda d: (abs(d - near), d))
-  return " or ".join(str(d) for d in sorted(all_of_them[:2]))
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig(Branch):
-  """The one Transformer. Sizes carry the letters of the alphabet in `sharding.py`."""
-
-  preset: str | None = None  # a name in models/zoo.py; the fields given beside it change it
-  V: int | None = None  # vocabulary; None: the tokenizer's
-  D: int = 128  # model width
-  L: int = 4  # layers
-  N: int = 4  # query heads
-  K: int | None = None  # key/value heads; None: N
-  H: int | None = None  # head width; None: D / N
-  F: int | None = None  # feed-forward hidden; None: 4 D
-  norm: Literal["layer", "rms"] = "layer"
-  norm_eps: float = 1e-5
-  activation: Literal["gelu", "gelu_tanh", "silu", "relu"] = "gelu_tanh"
-  gated: bool = False  # the feed-forward's hidden is activation(gate) * up (Shazeer 2020, arXiv:2002.05202)
-  bias: bool = True  # of linear maps and layer norms
-  positions: Literal["learned", "rotary"] = "learned"
-  max_positions: int | None = None  # rows of the learned table; None: data.sequence_length
-  rotary_base: float = 10000.0
-  tied: bool = True  # the output layer is the token embedding
-  dropout: float = 0.0
-  init_std: float | None = None  # of linear maps; None: 1 / sqrt(fan-in)
-  scan_layers: bool = True  # one compiled layer in a loop; False unrolls: slower to compile, faster steps on CPU
-
-  def fill(self):
-    self.set(K=self.N, F=4 * self.D)
-    if self.N and self.D % self.N == 0:
-      self.set(H=self.D // self.N)
-
-  def laws(self):
-    yield from at_least(self, 1, "V", "D", "L", "N", "K", "H", "F", "max_positions")
-    yield from fraction(self, "dropout")
-    if self.H is None:
-      yield (
-        "D",
-        self.D,
-        f"is not a multiple of model.N={self.N}; set model.H, or model.N to {divisors(self.D, self.N)}",
-      )
-    elif self.positions == "rotary" and self.H % 2:
-      yield "H", self.H, f"rotary positions turn pairs: set model.H to {self.H + 1}"
-    if self.K and self.N % self.K:
-      yield "K", self.K, f"must divide model.N={self.N}: try {divisors(self.N, self.K)}"
-
-  @property
-  def padded_V(self) -> int:
-    return -(-self.V // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-
-  @property
-  def G(self) -> int:
-    return self.N // self.K
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,14 +117,14 @@ class Config(Branch):
   seed: int = 0
 
   def fill(self):
-    if self.model.positions == "learned" and self.model.max_positions is None:
+    if self.model.has_table and self.model.max_positions is None:
       model = dataclasses.replace(self.model, max_positions=self.data.sequence_length)
       object.__setattr__(self, "model", model)
 
   def laws(self):
     model, train, length = self.model, self.train, self.data.sequence_length
-    if model.positions == "learned" and length > model.max_positions:
-      law = f"exceeds the {model.max_positions} learned positions of the model (model.max_positions)"
+    if model.has_table and length > model.max_positions:
+      law = f"exceeds the {model.max_positions} positions of the model (model.max_positions)"
       yield "data.sequence_length", length, law
     if train.steps is not None and self.optimizer.warmup_steps > train.steps:
       yield "optimizer.warmup_steps", self.optimizer.warmup_steps, f"exceeds train.steps={train.steps}"
@@ -249,11 +148,6 @@ def branches() -> dict:
 DEFAULT_NAMES = dict(objective="next_token", optimizer="adamw")
 
 
-def nearest(name: str, names) -> str:
-  close = difflib.get_close_matches(str(name), list(names), 1, 0.5)
-  return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
-
-
 def fits(value, hint):
   """`value` as the annotated type, or TypeError with the law that it breaks."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -268,6 +162,10 @@ def fits(value, hint):
       "must be " + (repr(args[0]) if len(args) == 1 else f"one of {', '.join(args)}: {nearest(value, args)}")
     )
   if origin is tuple:
+    if args[-1] is Ellipsis:
+      if isinstance(value, (list, tuple)):
+        return tuple(fits(one, args[0]) for one in value)
+      raise TypeError(f"must be a list of {args[0].__name__}s")
     if isinstance(value, (list, tuple)) and len(value) == len(args):
       return tuple(fits(one, arg) for one, arg in zip(value, args))
     raise TypeError(f"must be {len(args)} values such as ({', '.join(arg.__name__ for arg in args)})")

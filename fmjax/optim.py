@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fmjax.config import Branch, at_least, fraction
+from fmjax.laws import Branch, at_least, fraction
 from fmjax.sharding import FLOWING, STORED, Declaration, einsum, flow
 
 

@@ -9,8 +9,9 @@ import json
 import pathlib
 import sys
 
-from fmjax.config import Config, branches, nearest, to_dict
+from fmjax.config import Config, branches, to_dict
 from fmjax.errors import FmjaxError
+from fmjax.laws import nearest
 
 # What may change when a run is resumed: nothing here alters a batch, an update or the meaning of a number.
 HARMLESS = (

@@ -17,8 +17,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fmjax.config import MESH_AXES, Config, MeshConfig, divisors
+from fmjax.config import MESH_AXES, Config, MeshConfig
 from fmjax.errors import FmjaxError
+from fmjax.laws import divisors
 
 STORED = dict(D="fsdp", F="tensor", N="tensor", K="tensor", V="tensor")
 FLOWING = dict(B=("data", "fsdp", "expert"), T="context", F="tensor", N="tensor", K="tensor", V="tensor")

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from fmjax import optim
-from fmjax.config import MESH_AXES, Wrong
+from fmjax.config import MESH_AXES
+from fmjax.laws import Wrong
 from fmjax.sharding import Declaration, stored
 
 SIZES = dict(L=4, D=64, N=4, H=16, K=2, F=96, V=128)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fmjax import optim
-from fmjax.config import TransformerConfig
+from fmjax.architecture import TransformerConfig
 from fmjax.models import Model
 from fmjax.objectives import NextToken
 from fmjax.sharding import flowing

@@ -12,8 +12,9 @@ import sysconfig
 
 import xxhash
 
-from fmjax.config import DataConfig, nearest
+from fmjax.config import DataConfig
 from fmjax.errors import FmjaxError
+from fmjax.laws import nearest
 
 # Tests and bundled tools repeat the library's own code, and differ most between builds of one Python version.
 STDLIB_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__"}

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax.config import Branch, Wrong, at_least
 from fmjax.errors import FmjaxError
+from fmjax.laws import Branch, Wrong, at_least
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Floating-point operations that the model's mathematics needs, counted from its config: XLA's own count sees a
 scanned layer once."""
 
-from fmjax.config import TransformerConfig
+from fmjax.architecture import TransformerConfig
 
 
 def train_flops(config: TransformerConfig, length: int, *, causal: bool) -> float:

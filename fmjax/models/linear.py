@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fmjax.config import TransformerConfig
+from fmjax.architecture import TransformerConfig
 from fmjax.kernels.linear import linear
 from fmjax.sharding import Declaration, flow, stored
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fmjax.config import TransformerConfig
+from fmjax.architecture import TransformerConfig
 from fmjax.kernels.attention import saveable
 from fmjax.models import embed, linear
 from fmjax.models.attention import Attention

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax.config import Branch, fraction
 from fmjax.kernels.cross_entropy import Terms, cross_entropy
+from fmjax.laws import Branch, fraction
 from fmjax.models.embed import output_embedding
 
 

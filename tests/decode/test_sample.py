@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax.config import TransformerConfig
+from fmjax.architecture import TransformerConfig
 from fmjax.decode import Sampling, generate
 from fmjax.decode.sample import draw
 from fmjax.models import Model

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax.config import TransformerConfig
+from fmjax.architecture import TransformerConfig
 from fmjax.models import Model
 from fmjax.models.zoo import PRESETS
 

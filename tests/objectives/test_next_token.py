@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from fmjax.config import TransformerConfig
+from fmjax.architecture import TransformerConfig
 from fmjax.models import Model
 from fmjax.objectives import OBJECTIVES, NextToken
 from fmjax.step import eval_step, place
