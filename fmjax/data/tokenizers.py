@@ -1,9 +1,11 @@
-"""Text to token ids and back: bytes, characters, or SentencePiece.
+"""Text to token ids and back: bytes, characters, SentencePiece, or what a Hugging Face folder holds.
 
-A tokenizer is a folder of one or two files: `tokenizer.json` says its kind and its fingerprint, `tokenizer.model` is
-SentencePiece's own file. Every tokenizer has `end`, the id of the token that ends a document.
+A tokenizer is a folder: its `tokenizer.json` says its kind and its fingerprint; beside it `tokenizer.model` is
+SentencePiece's own file, and the folder `huggingface` or `marian` has the files as they were published. Every
+tokenizer has `end`, the id of the token that ends a document.
 """
 
+import errno
 import io
 import json
 import os
@@ -24,18 +26,55 @@ class Tokenizer:
   """What every kind has: `vocab_size`, `end`, `fingerprint` (xxh3-128 of everything that decides an encoding),
 
   `encode(text) -> list[int]`, and `decode(ids) -> str`, where `end` gives no text and bytes that are not UTF-8 give
-  U+FFFD.
+  U+FFFD. `special` is {name: id} of the tokens it has among bos, eos, unk, sep, pad, cls, mask. Called, it gives a
+  batch by Hugging Face's names.
   """
 
   kind: str
   vocab_size: int
   end: int
+  special: dict[str, int] = {}
+  padding_side = "right"
+  token_types = False
 
   def __init__(self, content: bytes):
     self.fingerprint = xxhash.xxh3_128_hexdigest(self.kind.encode() + b"\0" + content)
 
   def encode_all(self, texts: list[str]) -> list[np.ndarray]:
     return [np.array(self.encode(text), np.int32) for text in texts]
+
+  def __call__(self, texts, text_pair=None, max_length=None, padding_side=None) -> dict[str, np.ndarray]:
+    """`input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: int32, [texts, longest].
+
+    One text is a batch of one. The family's special tokens stand around each text or pair, and `max_length` counts
+    them.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    pairs = [text_pair] if isinstance(text_pair, str) else text_pair
+    rows = self.rows(texts, pairs, max_length)
+    width = max((len(ids) for ids, _ in rows), default=0)
+    shape, left = (len(rows), width), (padding_side or self.padding_side) == "left"
+    batch = {
+      "input_ids": np.full(shape, self.special.get("pad", self.end or 0), np.int32),
+      "attention_mask": np.zeros(shape, np.int32),
+      "token_type_ids": np.zeros(shape, np.int32),
+    }
+    for b, (ids, types) in enumerate(rows):
+      place = slice(width - len(ids), None) if left else slice(len(ids))
+      batch["input_ids"][b, place], batch["attention_mask"][b, place], batch["token_type_ids"][b, place] = (
+        ids,
+        1,
+        types,
+      )
+    if not self.token_types:
+      del batch["token_type_ids"]
+    return batch
+
+  def rows(self, texts, pairs, max_length):
+    """(ids, token types) of each text, special tokens included."""
+    if pairs is not None:
+      raise FmjaxError("USAGE", f"a {self.kind} tokenizer has no template for a pair of texts", fix="give one text")
+    return [(ids[:max_length], 0) for ids in map(self.encode, texts)]
 
   def save(self, folder):
     """Writes the tokenizer's files; `load_tokenizer(folder)` reads them back."""
@@ -44,6 +83,18 @@ class Tokenizer:
 
   def fields(self) -> dict:
     return {}
+
+  def save_pretrained(self, folder):
+    """Writes Hugging Face's files: a `tokenizer.json` of the `tokenizers` library that encodes as this one does."""
+    backend = self.to_backend()
+    end = backend.id_to_token(self.end)
+    # A special token's own text is text here, so that no document can hold an end.
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "split_special_tokens": True,
+              "clean_up_tokenization_spaces": False}  # fmt: skip
+    files = {"tokenizer.json": backend.to_str(pretty=True), "tokenizer_config.json": json.dumps(config, indent=1),
+             "special_tokens_map.json": json.dumps({"eos_token": end}, indent=1)}  # fmt: skip
+    for name, file in files.items():
+      write(pathlib.Path(folder) / name, file.encode())
 
 
 class Bytes(Tokenizer):
@@ -64,6 +115,11 @@ class Bytes(Tokenizer):
 
   def decode(self, ids):
     return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
+
+  def to_backend(self):
+    from fmjax.data import vocabularies
+
+    return vocabularies.of_bytes()
 
 
 class Characters(Tokenizer):
@@ -87,6 +143,11 @@ class Characters(Tokenizer):
 
   def fields(self):
     return {"characters": self.characters}
+
+  def to_backend(self):
+    from fmjax.data import vocabularies
+
+    return vocabularies.of_characters(self.characters)
 
 
 class SentencePiece(Tokenizer):
@@ -125,10 +186,38 @@ class SentencePiece(Tokenizer):
     write(pathlib.Path(folder) / "tokenizer.model", self.model)
     super().save(folder)
 
+  def to_backend(self):
+    from fmjax.data import vocabularies
+
+    return vocabularies.exact(self.model, self.end)
+
 
 def write(path: pathlib.Path, content: bytes):
   path.parent.mkdir(parents=True, exist_ok=True)
   write_bytes(path, content)
+
+
+def from_folder(folder, model_config: dict | None = None) -> Tokenizer | None:
+  """The tokenizer of a folder in Hugging Face's layout; None where it has none, TOKENIZER_BAD if it cannot be read.
+
+  `model_config` is the folder's `config.json`: it tells the family, and special ids that the tokenizer does not name.
+  """
+  from fmjax.data import huggingface
+
+  return huggingface.read(folder, model_config)
+
+
+def check_vocabulary(tokenizer: Tokenizer, V: int, where):
+  """TOKENIZER_BAD if `tokenizer` has ids that a model of `V` tokens lacks."""
+  if tokenizer.vocab_size > V:
+    raise FmjaxError(
+      "TOKENIZER_BAD",
+      "the tokenizer has more tokens than the model",
+      where=where,
+      expected=f"at most {V}",
+      got=tokenizer.vocab_size,
+      fix="put the tokenizer that the model was trained with there",
+    )
 
 
 def load_tokenizer(folder) -> Tokenizer:
@@ -140,6 +229,8 @@ def load_tokenizer(folder) -> Tokenizer:
       "bytes": lambda: Bytes(),
       "characters": lambda: Characters(description["characters"]),
       "sentencepiece": lambda: load_model(path.with_name("tokenizer.model")),
+      "huggingface": lambda: load_published(path.with_name("huggingface"), description["model"]),
+      "marian": lambda: load_published(path.with_name("marian"), description["model"]),
     }[description["kind"]]()
     expected = description["fingerprint"]
   except FileNotFoundError as error:
@@ -166,6 +257,13 @@ def load_tokenizer(folder) -> Tokenizer:
       got=tokenizer.fingerprint,
       fix="restore the folder from a copy",
     )
+  return tokenizer
+
+
+def load_published(folder: pathlib.Path, model_config: dict) -> Tokenizer:
+  tokenizer = from_folder(folder, model_config)
+  if tokenizer is None:
+    raise FileNotFoundError(errno.ENOENT, "no tokenizer", str(folder))
   return tokenizer
 
 

@@ -1,0 +1,288 @@
+"""Tokenizers from a folder in Hugging Face's layout, and back into one.
+
+`tokenizer.json` is read by the `tokenizers` library as it stands; `vocab.txt`, `vocab.json` with `merges.txt`, and
+SentencePiece models become the same kind of backend. Nothing is fetched and nothing in the folder is executed.
+"""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from fmjax.data import vocabularies
+from fmjax.data.tokenizers import Tokenizer, write
+from fmjax.errors import FmjaxError
+
+SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE, "source.spm")
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "target.spm",
+          "chat_template.jinja")  # fmt: skip
+# The family of a vocabulary whose folder names neither a tokenizer class nor a model type.
+FAMILY_OF_FILE = {
+  "vocab.txt": "bert",
+  "vocab.json": "gpt2",
+  "spiece.model": "t5",
+  "sentencepiece.bpe.model": "xlmroberta",
+  "tokenizer.model": "llama",
+}
+NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+
+def read(folder, model_config: dict | None = None):
+  """The tokenizer in `folder`, or None where it holds none of VOCABULARIES; TOKENIZER_BAD if it cannot be read."""
+  folder = pathlib.Path(folder)
+  files = {name: (folder / name).read_bytes() for name in (*VOCABULARIES, *BESIDE) if (folder / name).is_file()}
+  if not any(name in files for name in VOCABULARIES):
+    return None
+  keys = ("model_type", *(f"{name}_token_id" for name in NAMES))
+  model = {key: model_config[key] for key in keys if (model_config or {}).get(key) is not None}
+  kind = Marian if "source.spm" in files and "tokenizer.json" not in files else HuggingFace
+  try:
+    return kind(files, model)
+  except FmjaxError:
+    raise
+  except Exception as error:  # the `tokenizers` library raises Exception itself
+    raise FmjaxError(
+      "TOKENIZER_BAD",
+      "the tokenizer cannot be read",
+      where=folder,
+      got=f"{type(error).__name__}: {error}",
+      fix="get the tokenizer's files again: " + ", ".join(files),
+    ) from error
+
+
+def settings(files: dict[str, bytes]) -> dict:
+  """`tokenizer_config.json`, with what the two older files beside it add."""
+  config = {}
+  if "special_tokens_map.json" in files:
+    config |= json.loads(files["special_tokens_map.json"])
+  if "tokenizer_config.json" in files:
+    config |= json.loads(files["tokenizer_config.json"])
+  return config
+
+
+def family_name(files: dict[str, bytes], config: dict, model: dict) -> str | None:
+  """The key of FAMILIES: the tokenizer class's, else the model type's, else the file's; None for a bare backend."""
+  stem = re.sub("Tokenizer(Fast)?$", "", config.get("tokenizer_class") or "").lower()
+  if stem in vocabularies.FAMILIES:
+    return stem
+  if stem and "tokenizer.json" in files:
+    return None
+  kind = re.sub("[-_]", "", model.get("model_type", ""))
+  if kind in vocabularies.FAMILIES:
+    return kind
+  return next((family for name, family in FAMILY_OF_FILE.items() if name in files), None)
+
+
+def content(token) -> str | None:
+  """The text of a token that a config writes as a string or as a dictionary."""
+  return token["content"] if isinstance(token, dict) else token
+
+
+def as_added(token, special: bool = True) -> AddedToken:
+  if not isinstance(token, dict):
+    return AddedToken(token, special=special, normalized=not special)
+  flags = {name: token[name] for name in ("single_word", "lstrip", "rstrip", "normalized") if name in token}
+  return AddedToken(token["content"], special=token.get("special", special), **flags)
+
+
+class HuggingFace(Tokenizer):
+  """A backend of the `tokenizers` library with its family's template, special tokens and token types.
+
+  `encode` is the text alone; a call adds the template. As in Hugging Face's, the text of a special token is that
+  token.
+  """
+
+  kind = "huggingface"
+
+  def __init__(self, files: dict[str, bytes], model: dict):
+    self.files, self.model = files, model
+    super().__init__(repr((sorted(files.items()), sorted(model.items()))).encode())
+    config = settings(files)
+    name = family_name(files, config, model)
+    family = vocabularies.FAMILIES.get(name, vocabularies.Family({}))
+    tokens = {n: content(config[f"{n}_token"]) for n in NAMES if config.get(f"{n}_token")}
+    tokens = {n: t for n, t in family.tokens.items() if f"{n}_token" not in config} | tokens
+    self.backend = backend = self.made(name, config, tokens)
+    add_tokens(backend, files, config, tokens)
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = bool(config.get("split_special_tokens"))
+    vocabulary = backend.get_vocab()
+    self.vocab_size = max(vocabulary.values()) + 1
+    tokens = {n: t for n, t in tokens.items() if t in vocabulary}
+    flags = not family.single and ("add_bos_token" in config or "add_eos_token" in config)
+    if flags or backend.post_processor is None:
+      backend.post_processor = vocabularies.template(family, tokens, config, vocabulary)
+    self.special = {n: vocabulary[t] for n, t in tokens.items()}
+    self.finish(config, family)
+
+  def made(self, name: str | None, config: dict, tokens: dict) -> Backend:
+    files = self.files
+    if "tokenizer.json" in files:
+      return Backend.from_str(files["tokenizer.json"].decode())
+    if "vocab.txt" in files:
+      return vocabularies.word_pieces(files["vocab.txt"], config, tokens)
+    if model := next((files[file] for file in SENTENCEPIECE if file in files), None):
+      return vocabularies.sentence_pieces(name, model, config, tokens)
+    if "merges.txt" not in files:
+      raise ValueError("vocab.json has no merges.txt beside it")
+    return vocabularies.byte_pairs(files["vocab.json"], files["merges.txt"], config, name in ("qwen2", "qwen3"))
+
+  def finish(self, config: dict, family: vocabularies.Family):
+    """What the model's config adds where the tokenizer's files are silent, and how a batch of texts is padded."""
+    for name in NAMES:
+      token = self.model.get(f"{name}_token_id")
+      if token is not None and name not in self.special:
+        self.special[name] = token[0] if isinstance(token, list) else token
+    ends = (self.special[name] for name in ("eos", "sep", "pad") if name in self.special)
+    self.end = next(ends, None)
+    self.padding_side = config.get("padding_side", family.padding_side)
+    self.truncation_side = config.get("truncation_side", "right")
+    if kind := self.model.get("model_type"):
+      self.token_types = kind in ("bert", "albert", "electra")
+    else:
+      self.token_types = "token_type_ids" in config.get("model_input_names", ()) or family.token_types
+    self.clean_up = bool(config.get("clean_up_tokenization_spaces"))
+    self.clean_up &= type(self.backend.model).__name__ != "BPE"  # whose spaces are the text's own
+
+  def encode(self, text):
+    return self.backend.encode(text, add_special_tokens=False).ids
+
+  def encode_all(self, texts):
+    encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+  def decode(self, ids):
+    text = self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
+    if self.clean_up:
+      for mark in (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"):
+        text = text.replace(" " + mark, mark)
+    return text
+
+  def rows(self, texts, pairs, max_length):
+    firsts = self.backend.encode_batch(texts, add_special_tokens=False)
+    seconds = [None] * len(texts) if pairs is None else self.backend.encode_batch(pairs, add_special_tokens=False)
+    whole = []
+    for first, second in zip(firsts, seconds, strict=True):
+      if max_length is not None:
+        room = max_length - self.backend.num_special_tokens_to_add(second is not None)
+        self.truncate(first, second, room)
+      whole.append(self.backend.post_process(first, second))
+    return [(encoding.ids, encoding.type_ids) for encoding in whole]
+
+  def truncate(self, first, second, room: int):
+    """Leaves `room` tokens, taken from the longer of a pair until both are equal, then from both."""
+    if room < 0:
+      raise FmjaxError(
+        "USAGE", "max_length has no room for the special tokens", fix=f"give {-room} more or leave it out"
+      )
+    if second is None:
+      first.truncate(room, direction=self.truncation_side)
+    elif len(first) + len(second) > room:
+      short = min(len(first), len(second), room // 2)
+      long = room - short
+      lengths = (short, long) if len(first) <= len(second) else (long, short)
+      for encoding, length in zip((first, second), lengths):
+        encoding.truncate(length, direction=self.truncation_side)
+
+  def fields(self):
+    return {"model": self.model}
+
+  def save(self, folder):
+    for name, file in self.files.items():
+      write(pathlib.Path(folder) / self.kind / name, file)
+    super().save(folder)
+
+  def save_pretrained(self, folder):
+    """The files that the tokenizer came from, as they were, and `tokenizer.json` where there was none."""
+    folder = pathlib.Path(folder)
+    for name, file in self.files.items():
+      write(folder / name, file)
+    if "tokenizer.json" not in self.files:
+      write(folder / "tokenizer.json", self.backend.to_str(pretty=True).encode())
+
+
+def add_tokens(backend: Backend, files: dict[str, bytes], config: dict, tokens: dict):
+  """Adds the tokens that the files beside the vocabulary name; ValueError where one's id is not the one they give."""
+  numbered = {int(i): token for i, token in config.get("added_tokens_decoder", {}).items()}
+  if "added_tokens.json" in files:
+    for token, i in json.loads(files["added_tokens.json"]).items():
+      numbered.setdefault(i, {"content": token, "special": False})
+  named = [config[f"{name}_token"] for name in NAMES if config.get(f"{name}_token")]
+  for key in ("additional_special_tokens", "extra_special_tokens"):
+    more = config.get(key) or []
+    named += more.values() if isinstance(more, dict) else more
+  named += [token for token in tokens.values() if backend.token_to_id(token) is not None]
+  present = {token.content for token in backend.get_added_tokens_decoder().values()}
+  for i, token in sorted(numbered.items(), key=lambda item: item[0]):
+    if content(token) not in present:
+      backend.add_tokens([as_added(token)])
+    if backend.token_to_id(content(token)) != i:
+      raise ValueError(f"token {content(token)!r} has id {backend.token_to_id(content(token))}, not {i} as is said")
+    present.add(content(token))
+  for token in named:
+    if content(token) not in present:
+      backend.add_tokens([as_added(token)])
+      present.add(content(token))
+
+
+class Marian(Tokenizer):
+  """Marian's: SentencePiece models of the source and of the target language, whose pieces share one vocabulary."""
+
+  kind = "marian"
+
+  def __init__(self, files: dict[str, bytes], model: dict):
+    import sentencepiece
+
+    self.files, self.model = files, model
+    super().__init__(repr((sorted(files.items()), sorted(model.items()))).encode())
+    if "vocab.json" not in files:
+      raise ValueError("source.spm has no vocab.json beside it")
+    config = settings(files)
+    if config.get("separate_vocabs"):
+      raise ValueError("its source and target have separate vocabularies: only a shared one is read")
+    vocabularies.parse(files["source.spm"])
+    self.processor = sentencepiece.SentencePieceProcessor(model_proto=files["source.spm"])
+    self.vocabulary = json.loads(files["vocab.json"])
+    self.pieces = {i: piece for piece, i in self.vocabulary.items()}
+    self.vocab_size = max(self.pieces) + 1
+    tokens = vocabularies.FAMILIES["marian"].tokens
+    tokens = {n: content(config.get(f"{n}_token")) or token for n, token in tokens.items()}
+    self.special = {n: self.vocabulary[token] for n, token in tokens.items()}
+    self.end = self.special["eos"]
+    self.split = re.compile("(" + "|".join(map(re.escape, tokens.values())) + ")")
+
+  def encode(self, text):
+    ids = []
+    for part in filter(None, self.split.split(text)):
+      if self.split.fullmatch(part):
+        ids.append(self.vocabulary[part])
+        continue
+      language = re.match(">>.*?<<", part, re.DOTALL)  # the target's, of a model that has several
+      pieces = [language[0]] if language else []
+      pieces += self.processor.encode(part[language.end() if language else 0 :], out_type=str)
+      ids += [self.vocabulary.get(piece, self.special["unk"]) for piece in pieces]
+    return ids
+
+  def decode(self, ids):
+    special = {*self.special.values()}
+    pieces = [self.pieces[int(i)] for i in ids if int(i) not in special and int(i) in self.pieces]
+    return self.processor.decode_pieces(pieces).replace(vocabularies.SPACE_MARK, " ").strip()
+
+  def rows(self, texts, pairs, max_length):
+    whole = []
+    for text, pair in zip(texts, pairs if pairs is not None else [""] * len(texts), strict=True):
+      ids = self.encode(text) + self.encode(pair)
+      whole.append(ids[: None if max_length is None else max_length - 1] + [self.end])
+    return [(ids, [0] * len(ids)) for ids in whole]
+
+  fields = HuggingFace.fields
+  save = HuggingFace.save
+
+  def save_pretrained(self, folder):
+    for name, file in self.files.items():
+      write(pathlib.Path(folder) / name, file)

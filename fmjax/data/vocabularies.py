@@ -1,0 +1,270 @@
+"""A backend of the `tokenizers` library from what a family publishes: word pieces, byte pairs, a SentencePiece model.
+
+Where a folder has `tokenizer.json` none of this is needed: the file is the backend. A family is a row of FAMILIES.
+"""
+
+import dataclasses
+import json
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+# SentencePiece writes a space as this character, and reads this character back as a space.
+SPACE_MARK = "\u2581"
+# sentencepiece_model.proto: ModelProto.SentencePiece.Type and TrainerSpec.ModelType
+CONTROL, USER_DEFINED = 3, 4
+UNIGRAM, BPE = 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """The special tokens a family has where its files are silent, and its templates of one text and of a pair.
+
+  A family without templates begins and ends a text as `add_bos_token` and `add_eos_token` of its config say.
+  """
+
+  tokens: dict
+  single: str | None = None
+  pair: str | None = None
+  token_types: bool = False
+  padding_side: str = "right"
+
+
+BERT_TEMPLATES = ("{cls}:0 $A:0 {sep}:0", "{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1")
+ROBERTA_TEMPLATES = ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B {sep}")
+BERT_TOKENS = dict(unk="[UNK]", sep="[SEP]", pad="[PAD]", cls="[CLS]", mask="[MASK]")
+ROBERTA_TOKENS = dict(bos="<s>", eos="</s>", sep="</s>", cls="<s>", unk="<unk>", pad="<pad>", mask="<mask>")
+ALBERT_TOKENS = dict(bos="[CLS]", eos="[SEP]", unk="<unk>", sep="[SEP]", pad="<pad>", cls="[CLS]", mask="[MASK]")
+END_OF_TEXT = "<|endoftext|>"
+
+FAMILIES = {
+  "bert": Family(BERT_TOKENS, *BERT_TEMPLATES, token_types=True),
+  "distilbert": Family(BERT_TOKENS, *BERT_TEMPLATES),
+  "albert": Family(ALBERT_TOKENS, *BERT_TEMPLATES, token_types=True),
+  "roberta": Family(ROBERTA_TOKENS, *ROBERTA_TEMPLATES),
+  "xlmroberta": Family(ROBERTA_TOKENS, *ROBERTA_TEMPLATES),
+  "t5": Family(dict(eos="</s>", unk="<unk>", pad="<pad>"), "$A {eos}", "$A {eos} $B {eos}"),
+  "gpt2": Family(dict(bos=END_OF_TEXT, eos=END_OF_TEXT, unk=END_OF_TEXT)),
+  "qwen2": Family(dict(eos=END_OF_TEXT, pad=END_OF_TEXT, unk=END_OF_TEXT)),
+  "llama": Family(dict(unk="<unk>", bos="<s>", eos="</s>"), padding_side="left"),
+  "gemma": Family(
+    dict(unk="<unk>", bos="<bos>", eos="<eos>", pad="<pad>", mask="<mask>"), padding_side="left"
+  ),
+  "marian": Family(dict(eos="</s>", unk="<unk>", pad="<pad>")),
+}  # fmt: skip
+# Other model types, and the stems of other tokenizer classes, whose tokenizer is another family's.
+FAMILIES |= {
+  "electra": FAMILIES["bert"],
+  "bart": FAMILIES["roberta"],
+  "mt5": FAMILIES["t5"],
+  "mistral": FAMILIES["llama"],
+  "qwen3": FAMILIES["qwen2"],
+  "gemma2": FAMILIES["gemma"],
+  "gemma3": FAMILIES["gemma"],
+  "gemma3text": FAMILIES["gemma"],
+}
+
+
+def template(family: Family, special: dict, config: dict, vocabulary: dict):
+  """What stands around a text and between the two of a pair; `special` is {name: token}."""
+  if family.single:
+    single, pair = family.single.format(**special), family.pair.format(**special)
+  else:
+    bos = f"{special['bos']}:{{0}} " if config.get("add_bos_token") and special.get("bos") else ""
+    eos = f" {special['eos']}:{{0}}" if config.get("add_eos_token") and special.get("eos") else ""
+    text = bos + "${1}:{0}" + eos
+    single = text.format(0, "A")
+    pair = f"{single} {text.format(1, 'B')}"
+  tokens = [(token, vocabulary[token]) for token in set(special.values()) if token in vocabulary]
+  return processors.TemplateProcessing(single=single, pair=pair, special_tokens=tokens)
+
+
+def word_pieces(vocab_txt: bytes, config: dict, special: dict) -> Tokenizer:
+  """BERT's: `config` may say do_lower_case, strip_accents and tokenize_chinese_chars."""
+  lines = vocab_txt.decode().split("\n")
+  if lines[-1] == "":
+    lines.pop()
+  vocabulary = {token.rstrip("\r"): i for i, token in enumerate(lines)}
+  backend = Tokenizer(models.WordPiece(vocabulary, unk_token=special["unk"]))
+  backend.normalizer = normalizers.BertNormalizer(
+    clean_text=True,
+    handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+    strip_accents=config.get("strip_accents"),
+    lowercase=config.get("do_lower_case", True),
+  )
+  backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  backend.decoder = decoders.WordPiece(prefix="##")
+  return backend
+
+
+# Qwen2's split of a text into words; GPT-2's own is the library's default.
+QWEN2_WORDS = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def byte_pairs(vocab_json: bytes, merges_txt: bytes, config: dict, qwen2: bool = False) -> Tokenizer:
+  """GPT-2's byte-level pairs; Qwen2 normalises to NFC and has words of its own."""
+  lines = merges_txt.decode().split("\n")
+  merges = [tuple(line.split()) for line in lines[lines[0].startswith("#version") :] if line.strip()]
+  if unfit := next((merge for merge in merges if len(merge) != 2), None):
+    raise ValueError(f"merges.txt has a line that is no pair: {' '.join(unfit)!r}")
+  backend = Tokenizer(models.BPE(json.loads(vocab_json), merges, continuing_subword_prefix="", end_of_word_suffix=""))
+  add_prefix_space = bool(config.get("add_prefix_space"))
+  if qwen2:
+    backend.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, as_bytes])
+  else:
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+  backend.decoder = decoders.ByteLevel()
+  return backend
+
+
+def parse(model: bytes):
+  """SentencePiece's protobuf; ValueError if it is none, or of a type that is neither unigram nor byte pairs."""
+  from google.protobuf.message import DecodeError
+  from sentencepiece import sentencepiece_model_pb2
+
+  try:
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  except DecodeError as error:
+    raise ValueError("it is not a SentencePiece model") from error
+  if not proto.pieces:
+    raise ValueError("it is not a SentencePiece model: it has no pieces")
+  if proto.trainer_spec.model_type not in (UNIGRAM, BPE):
+    kind = sentencepiece_model_pb2.TrainerSpec.ModelType.Name(proto.trainer_spec.model_type).lower()
+    raise ValueError(f"its SentencePiece type is {kind!r}: only unigram and bpe are read")
+  return proto
+
+
+def merges_of(pieces: list[str]) -> list[tuple[str, str]]:
+  """Every way to make a piece of two others, the earlier piece first: SentencePiece stores no merges."""
+  ranks = {piece: rank for rank, piece in enumerate(pieces)}
+  merges = []
+  for rank, piece in enumerate(pieces):
+    halves = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
+    pairs = [(ranks[left], ranks[right], left, right) for left, right in halves if left in ranks and right in ranks]
+    merges += [(rank, len(left), left, right) for _, _, left, right in sorted(pairs)]
+  return [(left, right) for _, _, left, right in sorted(merges, key=lambda merge: merge[:2])]
+
+
+def sentence_pieces(name: str, model: bytes, config: dict, special: dict) -> Tokenizer:
+  """The SentencePiece model of family `name`, as the family's authors put it to use."""
+  proto = parse(model)
+  pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+  unknown = next((i for i, piece in enumerate(proto.pieces) if piece.type == 2), proto.trainer_spec.unk_id)
+  match name:
+    case "xlmroberta":  # fairseq's: four tokens of its own, then the pieces after SentencePiece's first three
+      own = [(special[token], 0.0) for token in ("bos", "pad", "eos", "unk")]
+      pieces, unknown = [*own, *pieces[3:], (special["mask"], 0.0)], 3
+    case "t5" | "mt5":
+      extra = config.get("extra_ids", 100)
+      pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(extra))]
+  backend = Tokenizer(model_of(proto, pieces, unknown, name))
+  dress(backend, proto, name, config)
+  added = [piece for piece in proto.pieces if piece.type in (CONTROL, USER_DEFINED)]
+  backend.add_tokens([AddedToken(p.piece, normalized=False, special=p.type == CONTROL) for p in added])
+  if name in ("t5", "mt5"):
+    backend.add_special_tokens([f"<extra_id_{i}>" for i in range(config.get("extra_ids", 100))])
+  return backend
+
+
+def model_of(proto, pieces: list[tuple[str, float]], unknown: int, name: str):
+  if proto.trainer_spec.model_type == UNIGRAM:
+    return models.Unigram(pieces, unknown, proto.trainer_spec.byte_fallback)
+  names = [piece for piece, _ in pieces]
+  return models.BPE(
+    {piece: i for i, piece in enumerate(names)},
+    merges_of(names),
+    unk_token=None if name in ("llama", "mistral") else names[unknown],
+    fuse_unk=True,
+    byte_fallback=proto.trainer_spec.byte_fallback,
+  )
+
+
+def dress(backend: Tokenizer, proto, name: str, config: dict):
+  """The family's normaliser, words and decoder."""
+  charsmap = proto.normalizer_spec.precompiled_charsmap
+  precompiled = [normalizers.Precompiled(charsmap)] if charsmap else []
+  as_text = [decoders.Replace(SPACE_MARK, " "), decoders.ByteFallback(), decoders.Fuse()]
+  prefix = config.get("add_prefix_space")
+  match name:
+    case "llama" | "mistral":
+      prefix = True if prefix is None else prefix
+      scheme = "never" if not prefix else "always" if config.get("legacy") else "first"
+      backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE_MARK, prepend_scheme=scheme, split=False)
+      backend.decoder = decoders.Sequence(as_text + [decoders.Strip(" ", left=1)] * bool(prefix))
+    case "gemma" | "gemma2" | "gemma3" | "gemma3text":
+      backend.normalizer = normalizers.Replace(" ", SPACE_MARK)
+      backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+      backend.decoder = decoders.Sequence(as_text)
+    case _:
+      first = []
+      if name == "albert":
+        first = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+        if not config.get("keep_accents"):
+          first += [normalizers.NFKD(), normalizers.StripAccents()]
+        if config.get("do_lower_case", True):
+          first.append(normalizers.Lowercase())
+      if first or precompiled:
+        backend.normalizer = normalizers.Sequence(first + precompiled)
+      scheme = "never" if prefix is False else "always"
+      words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE_MARK, prepend_scheme=scheme)]
+      backend.pre_tokenizer = pre_tokenizers.Sequence(words)
+      backend.decoder = decoders.Metaspace(SPACE_MARK, prepend_scheme=scheme)
+
+
+def exact(model: bytes, end: int) -> Tokenizer:
+  """A backend that encodes as the SentencePiece library does, down to a text that holds SPACE_MARK itself.
+
+  The pieces are stored with spaces in them, so that SPACE_MARK is a character like another.
+  """
+  proto = parse(model)
+  spec = proto.normalizer_spec
+  pieces = [(piece.piece.replace(SPACE_MARK, " "), piece.score) for piece in proto.pieces]
+  unknown = next(i for i, piece in enumerate(proto.pieces) if piece.type == 2)
+  if end == len(pieces):
+    pieces.append(("<|end|>", -1e4))
+  backend = Tokenizer(model_of(proto, pieces, unknown, "exact"))
+  steps = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+  if not proto.trainer_spec.byte_fallback:
+    steps.append(normalizers.Replace(SPACE_MARK, " "))
+  if spec.remove_extra_whitespaces:
+    steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex("^ | $"), "")]
+  if spec.add_dummy_prefix:
+    steps.append(normalizers.Prepend(" "))
+  if steps:
+    backend.normalizer = normalizers.Sequence(steps)
+  strip = [decoders.Strip(" ", left=1)] * spec.add_dummy_prefix
+  backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), *strip])
+  own = [pieces[i][0] for i, piece in enumerate(proto.pieces) if piece.type == USER_DEFINED]
+  backend.add_tokens([AddedToken(piece, normalized=False) for piece in own])
+  backend.add_special_tokens([pieces[end][0]])
+  backend.encode_special_tokens = True
+  return backend
+
+
+def of_bytes() -> Tokenizer:
+  """The 256 bytes in order, and the end."""
+  shown = pre_tokenizers.ByteLevel.alphabet()
+  # ByteLevel writes a byte that is printable Latin-1 as itself, and the others in order from U+0100.
+  plain = [chr(byte) if chr(byte) in shown else None for byte in range(256)]
+  others = iter(range(256, 512))
+  vocabulary = {character or chr(next(others)): byte for byte, character in enumerate(plain)}
+  backend = Tokenizer(models.BPE(vocabulary | {"<|end|>": 256}, []))
+  backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  backend.decoder = decoders.ByteLevel()
+  backend.add_special_tokens(["<|end|>"])
+  backend.encode_special_tokens = True
+  return backend
+
+
+def of_characters(characters: str) -> Tokenizer:
+  """The characters in order, the end, and the unknown one."""
+  names = [*characters, "<|end|>", "<|unknown|>"]
+  backend = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token="<|unknown|>"))
+  backend.decoder = decoders.Fuse()
+  backend.add_special_tokens(["<|end|>", "<|unknown|>"])
+  backend.encode_special_tokens = True
+  return backend
