@@ -169,17 +169,12 @@ class HuggingFace(Tokenizer):
     whole = []
     for first, second in zip(firsts, seconds, strict=True):
       if max_length is not None:
-        room = max_length - self.backend.num_special_tokens_to_add(second is not None)
-        self.truncate(first, second, room)
+        self.truncate(first, second, room(max_length, self.backend.num_special_tokens_to_add(second is not None)))
       whole.append(self.backend.post_process(first, second))
     return [(encoding.ids, encoding.type_ids) for encoding in whole]
 
   def truncate(self, first, second, room: int):
     """Leaves `room` tokens, taken from the longer of a pair until both are equal, then from both."""
-    if room < 0:
-      raise FmjaxError(
-        "USAGE", "max_length has no room for the special tokens", fix=f"give {-room} more or leave it out"
-      )
     if second is None:
       first.truncate(room, direction=self.truncation_side)
     elif len(first) + len(second) > room:
@@ -230,6 +225,17 @@ def add_tokens(backend: Backend, files: dict[str, bytes], config: dict, tokens: 
       present.add(content(token))
 
 
+def room(max_length: int, special: int) -> int:
+  """What `special` tokens leave of `max_length`."""
+  if max_length < special:
+    raise FmjaxError(
+      "USAGE",
+      f"max_length={max_length} has no room for the special tokens",
+      fix=f"give {special} or more, or leave it out",
+    )
+  return max_length - special
+
+
 class Marian(Tokenizer):
   """Marian's: SentencePiece models of the source and of the target language, whose pieces share one vocabulary."""
 
@@ -274,11 +280,8 @@ class Marian(Tokenizer):
     return self.processor.decode_pieces(pieces).replace(vocabularies.SPACE_MARK, " ").strip()
 
   def rows(self, texts, pairs, max_length):
-    whole = []
-    for text, pair in zip(texts, pairs if pairs is not None else [""] * len(texts), strict=True):
-      ids = self.encode(text) + self.encode(pair)
-      whole.append(ids[: None if max_length is None else max_length - 1] + [self.end])
-    return [(ids, [0] * len(ids)) for ids in whole]
+    length = None if max_length is None else room(max_length, 1)
+    return [([*ids[:length], self.end], types) for ids, types in super().rows(texts, pairs, None)]
 
   fields = HuggingFace.fields
   save = HuggingFace.save

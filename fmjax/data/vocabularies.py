@@ -163,8 +163,9 @@ def sentence_pieces(name: str, model: bytes, config: dict, special: dict) -> Tok
       pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(extra))]
   backend = Tokenizer(model_of(proto, pieces, unknown, name))
   dress(backend, proto, name, config)
-  added = [piece for piece in proto.pieces if piece.type in (CONTROL, USER_DEFINED)]
-  backend.add_tokens([AddedToken(p.piece, normalized=False, special=p.type == CONTROL) for p in added])
+  named = {*special.values(), *(piece.piece for piece in proto.pieces if piece.type == CONTROL)}
+  added = [piece.piece for piece in proto.pieces if piece.type in (CONTROL, USER_DEFINED)]
+  backend.add_tokens([AddedToken(piece, normalized=False, special=piece in named) for piece in added])
   if name in ("t5", "mt5"):
     backend.add_special_tokens([f"<extra_id_{i}>" for i in range(config.get("extra_ids", 100))])
   return backend
