@@ -29,21 +29,20 @@ FAMILY_OF_FILE = {
   "tokenizer.model": "llama",
 }
 NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+MODEL_KEYS = ("model_type", *(f"{name}_token_id" for name in NAMES))  # what is kept of a model's config
 
 
-def read(folder, model_config: dict | None = None):
+def read(folder, model_config: dict | None) -> Tokenizer | None:
   """The tokenizer in `folder`, or None where it holds none of VOCABULARIES; TOKENIZER_BAD if it cannot be read."""
   folder = pathlib.Path(folder)
   files = {name: (folder / name).read_bytes() for name in (*VOCABULARIES, *BESIDE) if (folder / name).is_file()}
   if not any(name in files for name in VOCABULARIES):
     return None
-  keys = ("model_type", *(f"{name}_token_id" for name in NAMES))
-  model = {key: model_config[key] for key in keys if (model_config or {}).get(key) is not None}
   kind = Marian if "source.spm" in files and "tokenizer.json" not in files else HuggingFace
   try:
-    return kind(files, model)
-  except FmjaxError:
-    raise
+    if model_config is None:
+      model_config = json.loads((folder / "config.json").read_bytes()) if (folder / "config.json").is_file() else {}
+    return kind(files, {key: model_config[key] for key in MODEL_KEYS if model_config.get(key) is not None})
   except Exception as error:  # the `tokenizers` library raises Exception itself
     raise FmjaxError(
       "TOKENIZER_BAD",
@@ -89,7 +88,29 @@ def as_added(token, special: bool = True) -> AddedToken:
   return AddedToken(token["content"], special=token.get("special", special), **flags)
 
 
-class HuggingFace(Tokenizer):
+class Published(Tokenizer):
+  """One that came as files: they decide it, they are kept as they were, and an export gives them back."""
+
+  special: dict[str, int] = {}
+
+  def __init__(self, files: dict[str, bytes], model: dict):
+    super().__init__(repr((sorted(files.items()), sorted(model.items()))).encode())
+    self.files, self.model = files, model
+
+  def fields(self):
+    return {"model": self.model}
+
+  def save(self, folder):
+    for name, file in self.files.items():
+      write(pathlib.Path(folder) / self.kind / name, file)
+    super().save(folder)
+
+  def save_pretrained(self, folder):
+    for name, file in self.files.items():
+      write(pathlib.Path(folder) / name, file)
+
+
+class HuggingFace(Published):
   """A backend of the `tokenizers` library with its family's template, special tokens and token types.
 
   `encode` is the text alone; a call adds the template. As in Hugging Face's, the text of a special token is that
@@ -99,8 +120,7 @@ class HuggingFace(Tokenizer):
   kind = "huggingface"
 
   def __init__(self, files: dict[str, bytes], model: dict):
-    self.files, self.model = files, model
-    super().__init__(repr((sorted(files.items()), sorted(model.items()))).encode())
+    super().__init__(files, model)
     config = settings(files)
     name = family_name(files, config, model)
     family = vocabularies.FAMILIES.get(name, vocabularies.Family({}))
@@ -126,8 +146,8 @@ class HuggingFace(Tokenizer):
       return Backend.from_str(files["tokenizer.json"].decode())
     if "vocab.txt" in files:
       return vocabularies.word_pieces(files["vocab.txt"], config, tokens)
-    if model := next((files[file] for file in SENTENCEPIECE if file in files), None):
-      return vocabularies.sentence_pieces(name, model, config, tokens)
+    if file := next((file for file in SENTENCEPIECE if file in files), None):
+      return vocabularies.sentence_pieces(name, files[file], config, tokens)
     if "merges.txt" not in files:
       raise ValueError("vocab.json has no merges.txt beside it")
     return vocabularies.byte_pairs(files["vocab.json"], files["merges.txt"], config, name in ("qwen2", "qwen3"))
@@ -184,21 +204,12 @@ class HuggingFace(Tokenizer):
       for encoding, length in zip((first, second), lengths):
         encoding.truncate(length, direction=self.truncation_side)
 
-  def fields(self):
-    return {"model": self.model}
-
-  def save(self, folder):
-    for name, file in self.files.items():
-      write(pathlib.Path(folder) / self.kind / name, file)
-    super().save(folder)
-
   def save_pretrained(self, folder):
-    """The files that the tokenizer came from, as they were, and `tokenizer.json` where there was none."""
-    folder = pathlib.Path(folder)
-    for name, file in self.files.items():
-      write(folder / name, file)
-    if "tokenizer.json" not in self.files:
-      write(folder / "tokenizer.json", self.backend.to_str(pretty=True).encode())
+    super().save_pretrained(folder)
+    tokens = {f"{name}_token": self.backend.id_to_token(i) for name, i in self.special.items()}
+    made = {"tokenizer.json": self.backend.to_str(pretty=True), "tokenizer_config.json": json.dumps(tokens, indent=1)}
+    for name in made.keys() - self.files.keys():
+      write(pathlib.Path(folder) / name, made[name].encode())
 
 
 def add_tokens(backend: Backend, files: dict[str, bytes], config: dict, tokens: dict):
@@ -236,7 +247,7 @@ def room(max_length: int, special: int) -> int:
   return max_length - special
 
 
-class Marian(Tokenizer):
+class Marian(Published):
   """Marian's: SentencePiece models of the source and of the target language, whose pieces share one vocabulary."""
 
   kind = "marian"
@@ -244,8 +255,7 @@ class Marian(Tokenizer):
   def __init__(self, files: dict[str, bytes], model: dict):
     import sentencepiece
 
-    self.files, self.model = files, model
-    super().__init__(repr((sorted(files.items()), sorted(model.items()))).encode())
+    super().__init__(files, model)
     if "vocab.json" not in files:
       raise ValueError("source.spm has no vocab.json beside it")
     config = settings(files)
@@ -282,10 +292,3 @@ class Marian(Tokenizer):
   def rows(self, texts, pairs, max_length):
     length = None if max_length is None else room(max_length, 1)
     return [([*ids[:length], self.end], types) for ids, types in super().rows(texts, pairs, None)]
-
-  fields = HuggingFace.fields
-  save = HuggingFace.save
-
-  def save_pretrained(self, folder):
-    for name, file in self.files.items():
-      write(pathlib.Path(folder) / name, file)

@@ -33,12 +33,15 @@ class Tokenizer:
   kind: str
   vocab_size: int
   end: int
-  special: dict[str, int] = {}
   padding_side = "right"
   token_types = False
 
   def __init__(self, content: bytes):
     self.fingerprint = xxhash.xxh3_128_hexdigest(self.kind.encode() + b"\0" + content)
+
+  @property
+  def special(self) -> dict[str, int]:
+    return {"eos": self.end}
 
   def encode_all(self, texts: list[str]) -> list[np.ndarray]:
     return [np.array(self.encode(text), np.int32) for text in texts]
@@ -200,7 +203,8 @@ def write(path: pathlib.Path, content: bytes):
 def from_folder(folder, model_config: dict | None = None) -> Tokenizer | None:
   """The tokenizer of a folder in Hugging Face's layout; None where it has none, TOKENIZER_BAD if it cannot be read.
 
-  `model_config` is the folder's `config.json`: it tells the family, and special ids that the tokenizer does not name.
+  `model_config` is the model's `config.json`, by default the one in the folder: it tells the family, and special ids
+  that the tokenizer does not name.
   """
   from fmjax.data import huggingface
 
@@ -260,23 +264,33 @@ def load_tokenizer(folder) -> Tokenizer:
   return tokenizer
 
 
-def load_published(folder: pathlib.Path, model_config: dict) -> Tokenizer:
+def load_published(folder: pathlib.Path, model_config: dict | None) -> Tokenizer:
+  from fmjax.data.huggingface import VOCABULARIES
+
   tokenizer = from_folder(folder, model_config)
   if tokenizer is None:
-    raise FileNotFoundError(errno.ENOENT, "no tokenizer", str(folder))
+    raise FileNotFoundError(errno.ENOENT, "there is none of " + ", ".join(VOCABULARIES), str(folder))
   return tokenizer
 
 
-def load_model(path) -> SentencePiece:
-  """The SentencePiece model in the file `path`."""
+def load_model(path) -> Tokenizer:
+  """The SentencePiece model in the file `path`, or the tokenizer of a folder in Hugging Face's layout."""
+  choices = "data.tokenizer is bytes, characters, sentencepiece, a .model file, or a Hugging Face folder"
   try:
+    if pathlib.Path(path).is_dir():
+      tokenizer = load_published(pathlib.Path(path), None)
+      if tokenizer.end is None:
+        raise FmjaxError(
+          "TOKENIZER_BAD", "the tokenizer names no token that ends a document", where=path, fix=choices
+        )
+      return tokenizer
     return SentencePiece(pathlib.Path(path).read_bytes())
   except OSError as error:
     raise FmjaxError(
       "TOKENIZER_BAD",
       f"the tokenizer's file cannot be read: {error.strerror}",
       where=path,
-      fix="data.tokenizer is bytes, characters, sentencepiece, or a .model file",
+      fix=choices,
     ) from error
   except RuntimeError as error:  # what SentencePiece raises for bytes that are not its protobuf
     raise FmjaxError(

