@@ -20,7 +20,7 @@ FLOORS = [
   {"models", "report"},
   {"objectives", "optim"},
   {"step", "data"},
-  {"evaluate", "decode", "spec"},
+  {"evaluate", "decode", "interop", "spec"},
   {"train"},
   {"__main__", "__init__"},
 ]
