@@ -153,6 +153,11 @@ FAMILIES = {
   ),
   "t5": ("t5", T5, ["T5EncoderModel", *heads("T5", f"ConditionalGeneration {CLASSIFIERS}")]),
   "t5-v1.1": ("t5", T5_GATED, heads("T5", "ConditionalGeneration")),
+  "t5-v1.1-tied": (
+    "t5",
+    T5_GATED | dict(tie_word_embeddings=True, scale_decoder_outputs=False),
+    ["T5ForConditionalGeneration"],
+  ),
   "mt5": (
     "mt5",
     T5_GATED | dict(vocab_size=131, num_heads=3),

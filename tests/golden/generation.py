@@ -55,7 +55,7 @@ def run(model, inputs: dict, arguments: dict, noise: int | None = None):
 
 
 def prompts(rng, config, tokens) -> dict:
-  ids, mask = tokens(rng, (9, 6, 4))
+  ids, mask = tokens(rng, config, (9, 6, 4))
   if not config.is_encoder_decoder:  # a decoder's prompt ends where its answer begins
     order = np.argsort(mask, axis=-1, kind="stable")
     ids, mask = np.take_along_axis(ids, order, -1), np.take_along_axis(mask, order, -1)
@@ -70,17 +70,6 @@ def end_tokens(answers, rng) -> list[int]:
   return [int(token) for token in rng.permutation(list(firsts)) if any(6 <= n < 50 for n in firsts[int(token)])]
 
 
-def attempt(model, inputs: dict, arguments: dict):
-  """The case, or None where a little noise changes it."""
-  ids, scores = run(model, inputs, arguments)
-  for draw in range(DRAWS):
-    noisy, _ = run(model, inputs, arguments, noise=draw)
-    if noisy.shape != ids.shape or (noisy != ids).any():
-      return None
-  case = dict(arguments=arguments, **{name: array.tolist() for name, array in inputs.items()}, sequences=ids.tolist())
-  return case | ({} if scores is None else dict(sequences_scores=scores))
-
-
 def lengths(case: dict, start: int) -> list[int]:
   """How many tokens each row has generated, its end token included."""
   ends, answers = case["arguments"]["eos_token_id"], [row[start:] for row in case["sequences"]]
@@ -89,7 +78,7 @@ def lengths(case: dict, start: int) -> list[int]:
 
 
 def candidate(model, tokens, arguments: dict, ends: bool, two: bool, rng):
-  """A case on fresh prompts; None where no row ends early as it should, or the answer hangs by a hair."""
+  """A case on fresh prompts; None where no row ends early as it should, or where noise changes the answer."""
   inputs = prompts(rng, model.config, tokens)
   start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
   if ends:
@@ -98,10 +87,25 @@ def candidate(model, tokens, arguments: dict, ends: bool, two: bool, rng):
     if not found:
       return None
     arguments = arguments | dict(eos_token_id=found[:2] if two and len(found) > 1 else found[0])
-  case = attempt(model, inputs, arguments)
-  if case is None or ends and not (min(lengths(case, start)) < NEW and max(lengths(case, start)) > 8):
+  ids, scores = run(model, inputs, arguments)
+  case = dict(arguments=arguments, **{name: array.tolist() for name, array in inputs.items()}, sequences=ids.tolist())
+  case["lengths"] = lengths(case, start)
+  if ends and not (min(case["lengths"]) < NEW and max(case["lengths"]) > 8):
     return None
-  return case | dict(lengths=lengths(case, start))
+  for draw in range(DRAWS):
+    if not np.array_equal(run(model, inputs, arguments, noise=draw)[0], ids):
+      return None
+  return case if scores is None else case | dict(sequences_scores=scores)
+
+
+def variety(model, tokens) -> float:
+  """How many different tokens a row has, on average, in the greedy answer to some prompt."""
+  config = model.config
+  arguments = dict(max_new_tokens=NEW, eos_token_id=None, pad_token_id=config.pad_token_id)
+  if config.is_encoder_decoder:
+    arguments["decoder_start_token_id"] = config.decoder_start_token_id
+  answers, _ = run(model, prompts(np.random.default_rng(0), config, tokens), arguments)
+  return float(np.mean([len(np.unique(row)) for row in answers[:, -NEW:]]))
 
 
 def cases(model, tokens, seed: int) -> list[dict]:
@@ -112,7 +116,7 @@ def cases(model, tokens, seed: int) -> list[dict]:
     fixed["decoder_start_token_id"] = config.decoder_start_token_id
   made = []
   for number, (arguments, ends) in enumerate(wanted(config)):
-    rngs = (np.random.default_rng((seed, number, trial)) for trial in range(60))
+    rngs = (np.random.default_rng((seed, number, trial)) for trial in range(100))
     found = (candidate(model, tokens, fixed | arguments, ends, number % 3 == 2, rng) for rng in rngs)
     case = next((case for case in found if case), None)
     if case is None:

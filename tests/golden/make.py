@@ -39,35 +39,47 @@ def seed_of(name: str) -> int:
   return zlib.crc32(f"{SEED} {name}".encode())
 
 
-def build(name: str, model_type: str, options: dict):
+def build(name: str, model_type: str, options: dict, trial: int = 0):
   """The class on its configuration, every parameter drawn anew, large enough that none hides."""
   task = name.rpartition("For")[2]
   labels = dict(num_labels=CLASSES[task]) if task in CLASSES else {}
   config = transformers.AutoConfig.for_model(model_type, **options, **labels)
   model = getattr(transformers, name)._from_config(config, attn_implementation="eager").eval()
-  generator = torch.Generator().manual_seed(seed_of(f"{model_type} {name}"))
+  generator = torch.Generator().manual_seed(seed_of(f"{model_type} {name} {trial}"))
   fixed = {"embed_positions"} if model_type == "marian" else set()
+  untied = options.get("tie_word_embeddings") is False and hasattr(model, "lm_head")
+  if untied:  # T5's class ties them whatever is asked, and leaves them alone where a file has both
+    model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
   with torch.no_grad():
     for path, tensor in [*model.named_parameters(), *model.named_buffers()]:
       drawn = isinstance(tensor, torch.nn.Parameter) and not fixed & {*path.split(".")}
       if drawn or path.endswith("final_logits_bias"):
-        redraw(path, tensor, generator, model_type)
-  model.tie_weights()
+        redraw(path, tensor, generator, config)
   return model
 
 
-def redraw(path: str, tensor, generator, model_type: str):
+def redraw(path: str, tensor, generator, config):
   noise = torch.randn(tensor.shape, generator=generator)
-  if tensor.ndim == 1 or tensor.shape[0] == 1 and path.endswith("bias"):
-    scale = path.endswith("weight")  # of a norm
-    tensor.copy_(0.2 * noise + (1.0 if scale and not model_type.startswith("gemma") else 0.0))
+  if tensor.ndim == 1 and path.endswith("weight"):
+    # A norm's scale, of random sign: else a model with one table answers with the token that it has just read.
+    scale = (1 + 0.2 * noise) * torch.randn(tensor.shape, generator=generator).sign()
+    tensor.copy_(scale - 1 if config.model_type.startswith("gemma") else scale)
+  elif tensor.ndim == 1 or path.endswith("final_logits_bias"):
+    tensor.copy_(0.2 * noise)
   elif "relative_attention_bias" in path:
     tensor.copy_(noise)
   elif "embed" in path or "shared" in path or ".wte" in path or ".wpe" in path:
-    tensor.copy_(noise * (1.0 if model_type == "t5" else 0.3))  # T5 scales its tied logits by D**-0.5
+    scaled = getattr(config, "scale_decoder_outputs", False)  # T5's logits, by D**-0.5
+    tensor.copy_(noise * (1.0 if scaled else 0.3))
   else:
     fan_in = tensor.shape[0] if any(c in path for c in ("c_attn", "c_proj", "c_fc")) else tensor.shape[1]
     tensor.copy_(noise * fan_in**-0.5)
+
+
+def varied(name: str, model_type: str, options: dict):
+  """Of a few draws the model that says the most different tokens."""
+  models = (build(name, model_type, options, trial) for trial in range(16))
+  return max(models, key=lambda model: generation.variety(model, tokens))
 
 
 def tokens(rng, config, lengths, width=None):
@@ -146,18 +158,27 @@ def check(folder: pathlib.Path, model, tensors: dict):
   assert not large, (folder, large)
 
 
+def as_published(path: pathlib.Path):
+  """T5 v1.1 and mT5 say on the hub that their tables are untied; transformers 5 writes something else."""
+  config = json.loads(path.read_text()) | dict(tie_word_embeddings=False)
+  config.pop("scale_decoder_outputs", None)
+  path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 def make(family: str, name: str, model_type: str, options: dict):
   folder = HERE / family / name
   shutil.rmtree(folder, ignore_errors=True)
-  model = build(name, model_type, options)
+  model = varied(name, model_type, options) if name.endswith(GENERATES) else build(name, model_type, options)
   model.save_pretrained(folder)
+  if model_type.endswith("t5") and options.get("tie_word_embeddings") is False:
+    as_published(folder / "config.json")
   tensors = expected(model)
   safetensors.numpy.save_file(tensors, folder / "expected.safetensors")
   check(folder, model, tensors)
   spread = {k[4:]: f"{v.std():.2f}" for k, v in tensors.items() if k.startswith("out/") and "hidden" not in k}
   print(f"{family}/{name}", f"{sum(p.stat().st_size for p in folder.iterdir()) / 1000:.0f} KB", spread, flush=True)
   if name.endswith(GENERATES):
-    made = generation.cases(model, lambda rng, lengths: tokens(rng, model.config, lengths), seed_of(folder.name))
+    made = generation.cases(model, tokens, seed_of(folder.name))
     (folder / "generate.json").write_text(generation.dump(made))
 
 
@@ -168,6 +189,7 @@ def main():
   transformers.logging.set_verbosity_error()
   transformers.logging.disable_progress_bar()
   warnings.filterwarnings("ignore")
+  torch.set_num_threads(1)  # the models are tiny
   for family in chosen:
     model_type, options, names = FAMILIES[family]
     for name in names:
