@@ -21,7 +21,7 @@ MESH_AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
 class DataConfig(Branch):
   source: Literal["stdlib", "text"] = "stdlib"  # the running Python's standard library; a text file or a glob
   path: str | None = None
-  tokenizer: str = "sentencepiece"  # bytes | characters | sentencepiece (trained here) | the path of a .model file
+  tokenizer: str = "sentencepiece"  # bytes | characters | sentencepiece (trained here) | a .model file or a folder
   vocab_size: int = 4096  # of a tokenizer trained here
   sequence_length: int = 256  # tokens an example
   eval_fraction: float = 0.1

@@ -90,7 +90,8 @@ def friendly(parent: pathlib.Path):
 
 def measure(folder: pathlib.Path) -> dict[str, list]:
   """Name -> [size, xxh3-128] of every file but meta.json."""
-  return {path.name: [path.stat().st_size, digest(path)] for path in sorted(folder.iterdir()) if path.name != META}
+  files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / META)
+  return {str(path.relative_to(folder)): [path.stat().st_size, digest(path)] for path in files}
 
 
 def digest(path: pathlib.Path) -> str:

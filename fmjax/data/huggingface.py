@@ -70,6 +70,9 @@ def family_name(files: dict[str, bytes], config: dict, model: dict) -> str | Non
     return stem
   if stem and "tokenizer.json" in files:
     return None
+  if stem not in ("", "pretrained", "tokenizersbackend"):
+    known = ", ".join(vocabularies.FAMILIES)
+    raise ValueError(f"its class is {config['tokenizer_class']}; known without tokenizer.json are those of {known}")
   kind = re.sub("[-_]", "", model.get("model_type", ""))
   if kind in vocabularies.FAMILIES:
     return kind
@@ -124,6 +127,8 @@ class HuggingFace(Published):
     config = settings(files)
     name = family_name(files, config, model)
     family = vocabularies.FAMILIES.get(name, vocabularies.Family({}))
+    if family.begins and "tokenizer.json" not in files:
+      config.setdefault("add_bos_token", True)
     tokens = {n: content(config[f"{n}_token"]) for n in NAMES if config.get(f"{n}_token")}
     tokens = {n: t for n, t in family.tokens.items() if f"{n}_token" not in config} | tokens
     self.backend = backend = self.made(name, config, tokens)

@@ -20,8 +20,8 @@ UNIGRAM, BPE = 1, 2
 class Family:
   """The special tokens a family has where its files are silent, and its templates of one text and of a pair.
 
-  A family without templates begins and ends a text as `add_bos_token` and `add_eos_token` of its config say; where
-  that is silent it has a beginning if `begins`.
+  A family without templates begins and ends a text as `add_bos_token` and `add_eos_token` of its config say;
+  `begins` is the first where neither config nor `tokenizer.json` says it.
   """
 
   tokens: dict
@@ -72,7 +72,7 @@ def template(family: Family, special: dict, config: dict, vocabulary: dict):
   if family.single:
     single, pair = family.single.format(**special), family.pair.format(**special)
   else:
-    bos = f"{special['bos']}:{{0}} " if config.get("add_bos_token", family.begins) and special.get("bos") else ""
+    bos = f"{special['bos']}:{{0}} " if config.get("add_bos_token") and special.get("bos") else ""
     eos = f" {special['eos']}:{{0}}" if config.get("add_eos_token") and special.get("eos") else ""
     text = bos + "${1}:{0}" + eos
     single = text.format(0, "A")

@@ -8,6 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
+from fmjax import data
+from fmjax.config import DataConfig
 from fmjax.data import tokenizers as tk
 from fmjax.errors import EXIT, FmjaxError
 
@@ -183,10 +185,16 @@ def words(path):
   path.write_bytes(model.getvalue())
 
 
+def japanese(path):
+  """Of a class whose words are not BERT's."""
+  path.write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
+
+
 BAD = [
   ("t5_saved", "tokenizer.json", truncate, "cannot be read"),
   ("bert_saved", "tokenizer_config.json", truncate, "cannot be read"),
   ("bert", "config.json", truncate, "cannot be read"),
+  ("bert", "tokenizer_config.json", japanese, "its class is BertJapaneseTokenizer; known .* bert, "),
   ("gpt2", "vocab.json", truncate, "cannot be read"),
   ("gpt2", "merges.txt", remove, "vocab.json has no merges.txt beside it"),
   ("gpt2", "merges.txt", lambda path: path.write_text("#version: 0.2\na\n"), "no pair: 'a'"),
@@ -228,3 +236,28 @@ def test_a_length_without_room_for_the_special_tokens_is_refused():
     assert tokenizer("the king", max_length=text)["input_ids"].shape == (1, text)
     with pytest.raises(FmjaxError, match="(?s)USAGE.*no room for the special tokens"):
       tokenizer("the king", max_length=text - 1)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_a_text_is_prepared_with_it(tmp_path, name):
+  """`data.tokenizer` may be the folder."""
+  (tmp_path / "input.txt").write_text("the king and the queen\n" * 200)
+  config = DataConfig(
+    source="text", path=str(tmp_path / "input.txt"), tokenizer=str(GOLDEN / name), sequence_length=16,
+    cache=str(tmp_path / "cache"),
+  )  # fmt: skip
+  prepared = data.prepare(config)
+  assert prepared.tokenizer.fingerprint == tk.from_folder(GOLDEN / name).fingerprint
+  assert data.prepare(config).fingerprint == prepared.fingerprint
+  assert prepared.facts["vocab_size"] == prepared.tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_a_bare_model_of_a_family_that_begins_its_texts_begins_them(tmp_path, name):
+  shutil.copy(GOLDEN / name / "tokenizer.model", tmp_path)
+  tokenizer = tk.from_folder(tmp_path, {"model_type": name})
+  bos = tokenizer.special["bos"]
+  assert tokenizer("the king")["input_ids"][0].tolist() == [bos, *tokenizer.encode("the king")]
+  (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false, "add_eos_token": true}')
+  tokenizer = tk.from_folder(tmp_path, {"model_type": name})
+  assert tokenizer("the king")["input_ids"][0].tolist() == [*tokenizer.encode("the king"), tokenizer.end]

@@ -89,3 +89,17 @@ def test_plain_text_is_what_the_sentencepiece_library_makes_of_it(name, file):
   tokenizer = tk.from_folder(GOLDEN / name)
   for text in ("hello the king", "thou art a noble lord, and i shall follow thee.", "what is 3 and 14?"):
     assert tokenizer.encode(text) == processor.encode(text)
+
+
+@pytest.mark.parametrize(
+  "path", sorted(GOLDEN.glob("*/*.model")) + sorted(GOLDEN.glob("*/*.spm")), ids=lambda p: p.parent.name
+)
+def test_a_models_pieces_are_those_of_the_sentencepiece_library(path):
+  parsed, processor = (
+    vocabularies.parse(path.read_bytes()),
+    sentencepiece.SentencePieceProcessor(model_file=str(path)),
+  )
+  ids = range(processor.vocab_size())
+  assert parsed.scored == [(processor.id_to_piece(i), processor.get_score(i)) for i in ids]
+  assert [kind == vocabularies.CONTROL for kind in parsed.types] == [processor.is_control(i) for i in ids]
+  assert parsed.unknown == processor.unk_id() and parsed.byte_fallback == any(map(processor.is_byte, ids))
