@@ -23,14 +23,17 @@ log = logging.getLogger("fmjax")
 
 
 def attention(
-  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, bias=None, softcap=None, scale=None, dropout=0.0, key=None
-):
+  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, bias=None, window=None, softcap=None, scale=None,
+  dropout=0.0, key=None,
+):  # fmt: skip
   """o_BTNH = softmax(mask(softcap(scale * q k^T) + bias)) v, the softmax in float32, by the kernel `choose` names.
 
   causal: a query sees keys up to its own position; needs T == S.
   segments: (q_BT, k_BS) whole numbers; a token sees its own segment only. A query of segment 0, padding, gives 0 and
     takes no gradient; any other must have a key of its segment in reach.
   bias: added to the logits; letters NTS or BNTS, N and B may be 1.
+  window: a causal query sees this many keys, its own included: a number, or a traced one that only XLA's way takes.
+    Beltagy et al. 2020, arXiv:2004.05150, section 3.1.
   softcap: logits become softcap * tanh(logits / softcap), before the bias. Gemma 2, arXiv:2408.00118, section 2.
   scale: of the logits; None is H ** -0.5.
   dropout: share of the probabilities that is dropped, where `key` is not None.
@@ -41,18 +44,22 @@ def attention(
   (_, T, N, H), (_, S, K, _) = q_BTNH.shape, k_BSKH.shape
   if causal and T != S:
     raise ValueError(f"causal attention needs as many queries as keys, not T={T} and S={S}: mask with segments")
+  if window is not None and not causal:
+    raise ValueError("a window is of causal attention: mask with segments")
   if N % K:
     raise ValueError(f"N={N} query heads do not fall into groups of K={K} key heads")
+  if T == 1 and N > K and bias is None and key is None:
+    return of_group(q_BTNH, k_BSKH, v_BSKH, segments=segments, softcap=softcap, scale=scale)
   dropout = dropout if key is not None else 0.0
   scale = H**-0.5 if scale is None else scale
   name, reason = choose(
     platform(), T=T, S=S, H=H, dtype=q_BTNH.dtype,
-    bias=bias is not None, softcap=softcap is not None, dropout=dropout > 0,
+    bias=bias is not None, softcap=softcap is not None, dropout=dropout > 0, traced=isinstance(window, jax.Array),
   )  # fmt: skip
   announce(name, reason)
   if bias is not None and bias.ndim == 3:
     bias = bias[None]
-  call = dict(causal=causal, scale=scale)
+  call = dict(causal=causal, scale=scale, window=window)
   if name == "cudnn":
     o_BTNH = per_device(functools.partial(cudnn, **call), q_BTNH, k_BSKH, v_BSKH, segments, bias)
   elif name == "splash":
@@ -84,7 +91,7 @@ def platform() -> str:
   return {"cuda": "gpu"}.get(name, name)
 
 
-def choose(platform, *, T, S, H, dtype, bias, softcap, dropout) -> tuple[str, str]:
+def choose(platform, *, T, S, H, dtype, bias, softcap, dropout, traced=False) -> tuple[str, str]:
   """(kernel, reason) for a call with these facts. Every kernel has causal masks, segments and grouped heads."""
   limits = {
     "gpu": (
@@ -108,6 +115,9 @@ def choose(platform, *, T, S, H, dtype, bias, softcap, dropout) -> tuple[str, st
   if platform not in limits:
     return "xla", f"no fused kernel for {platform}"
   name, *refusals = limits[platform]
+  refusals.append(
+    (traced, "windows differ between the layers of a loop: model.scan_layers=False gives them to a kernel")
+  )
   for refused, reason in refusals:
     if refused:
       return "xla", reason
@@ -119,12 +129,15 @@ def announce(name: str, reason: str):
   log.info("attention: %s (%s)", name, reason)
 
 
-def visible(causal, segments, T, S, first=0):
-  """The mask of queries from position `first` on, letters BTS (B may be 1), or None where every query sees every key.
+def visible(causal, segments, T, S, first=0, window=None):
+  """The mask of queries from position `first` after the keys' on, letters BTS (B may be 1); None: all see all.
 
   Padding sees padding here, so that no row is empty; `unpadded` removes what comes of it.
   """
-  mask_BTS = first + jnp.arange(T)[None, :, None] >= jnp.arange(S)[None, None, :] if causal else None
+  distance_BTS = first + jnp.arange(T)[None, :, None] - jnp.arange(S)[None, None, :]
+  mask_BTS = distance_BTS >= 0 if causal else None
+  if window is not None:
+    mask_BTS &= distance_BTS < window
   if segments is not None:
     q_BT, k_BS = segments
     same_BTS = q_BT[:, :, None] == k_BS[:, None, :]
@@ -137,7 +150,7 @@ def unpadded(o_BTNH, segments):
   return o_BTNH if segments is None else jnp.where((segments[0] != 0)[:, :, None, None], o_BTNH, 0)
 
 
-def plain(q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, softcap, scale, dropout, key):
+def plain(q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, window, softcap, scale, dropout, key):
   """Attention as XLA compiles it from matmuls and a softmax; holds probabilities of T x S.
 
   Heads come first and keys are repeated for their group, so that each matmul is a batch of contiguous matrices: with
@@ -151,14 +164,15 @@ def plain(q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, softcap, 
   rows = max(MIN_ROWS, -(-T // MAX_BLOCKS)) if causal and not dropout else T
   parts = []
   for t in range(0, T, rows):
-    queries, keys = slice(t, t + rows), slice(t + rows if causal else S)
+    start = max(0, t - window + 1) if isinstance(window, int) and rows < T else 0
+    queries, keys = slice(t, t + rows), slice(start, t + rows if causal else S)
     s_BNTS = sharding.einsum("BNTH,BNSH->BNTS", q_BNTH[:, :, queries], k_BNSH[:, :, keys], accumulate=jnp.float32)
     if softcap is not None:
       s_BNTS = softcap * jnp.tanh(s_BNTS / softcap)
     if bias is not None:
       s_BNTS += bias[:, :, queries, keys]
     ids = None if segments is None else (segments[0][:, queries], segments[1][:, keys])
-    mask_BTS = visible(causal, ids, *s_BNTS.shape[-2:], first=t)
+    mask_BTS = visible(causal, ids, *s_BNTS.shape[-2:], t - start, window)
     if mask_BTS is not None:
       s_BNTS = jnp.where(mask_BTS[:, None], s_BNTS, MASKED)
     p_BNTS = sharding.dropout(jax.nn.softmax(s_BNTS).astype(v_BNSH.dtype), "BNTS", dropout, key)
@@ -173,6 +187,20 @@ def repeated(x_BKSH, N):
     return x_BKSH
   x_BKGSH = jnp.broadcast_to(x_BKSH[:, :, None], (B, K, N // K, S, H))
   return jnp.reshape(x_BKGSH, (B, N, S, H), out_sharding=sharding.flowing("BKSH", (B, K, S, H)))
+
+
+def of_group(q_BTNH, k_BSKH, v_BSKH, *, segments, **call):
+  """Attention of one query a head: its group's queries take the place of time, and no key is repeated."""
+  (B, _, N, H), K = q_BTNH.shape, k_BSKH.shape[2]
+  G = N // K
+  where = sharding.flowing("BKGH", (B, K, G, H))
+  q_BGKH = jnp.reshape(q_BTNH, (B, K, G, H), out_sharding=where).swapaxes(1, 2)
+  if segments is not None:
+    q_BT, k_BS = segments
+    shape = (B, G)
+    segments = jnp.broadcast_to(q_BT, shape, out_sharding=sharding.flowing("BG", shape)), k_BS
+  o_BGKH = attention(q_BGKH, k_BSKH, v_BSKH, causal=False, segments=segments, **call)
+  return jnp.reshape(o_BGKH.swapaxes(1, 2), q_BTNH.shape, out_sharding=sharding.flowing("BTNH", q_BTNH.shape))
 
 
 def per_device(kernel, q_BTNH, k_BSKH, v_BSKH, segments, bias):
@@ -191,16 +219,17 @@ def per_device(kernel, q_BTNH, k_BSKH, v_BSKH, segments, bias):
   return jax.shard_map(run, in_specs=specs, out_specs=specs[0], check_vma=False)(*xs)
 
 
-def cudnn(q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, scale):
+def cudnn(q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, window, scale):
   """cuDNN's flash attention. Segments become a mask of T x S an example, which all heads share."""
   mask_BTS = visible(False, segments, q_BTNH.shape[1], k_BSKH.shape[1])
   return jax.nn.dot_product_attention(
     q_BTNH, k_BSKH, v_BSKH, None if bias is None else bias.astype(q_BTNH.dtype),
     None if mask_BTS is None else mask_BTS[:, None], scale=scale, is_causal=causal, implementation="cudnn",
+    local_window_size=None if window is None else (window - 1, 0),
   )  # fmt: skip
 
 
-def splash(q_BTNH, k_BSKH, v_BSKH, segments=None, *, causal, softcap, scale):
+def splash(q_BTNH, k_BSKH, v_BSKH, segments=None, *, causal, window, softcap, scale):
   """Pallas's splash attention, which skips the blocks that the causal mask leaves empty."""
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -210,6 +239,8 @@ def splash(q_BTNH, k_BSKH, v_BSKH, segments=None, *, causal, softcap, scale):
   q, kv = math.gcd(T, MAX_BLOCK), math.gcd(S, MAX_BLOCK)
   sizes = kernels.BlockSizes(q, kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv)
   mask = (masks.CausalMask if causal else masks.FullMask)((T, S))
+  if window is not None:
+    mask = masks.LocalMask((T, S), (window - 1, 0), 0)
   kernel = kernels.make_splash_mha(
     masks.MultiHeadMask([mask] * N), block_sizes=sizes, head_shards=1, q_seq_shards=1,
     attn_logits_soft_cap=softcap, residual_checkpoint_name=OUT,
@@ -220,8 +251,9 @@ def splash(q_BTNH, k_BSKH, v_BSKH, segments=None, *, causal, softcap, scale):
 
 
 def reference(
-  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, bias=None, softcap=None, scale=None, dropout=0.0, key=None
-):
+  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, bias=None, window=None, softcap=None, scale=None,
+  dropout=0.0, key=None,
+):  # fmt: skip
   """The slow truth: what `attention` means, in float32, one plain line a step. Takes whole arrays, on no mesh."""
   (_, T, N, H), S = q_BTNH.shape, k_BSKH.shape[1]
   q_BTNH, k_BSNH, v_BSNH = (
@@ -234,6 +266,8 @@ def reference(
     s_BNTS = s_BNTS + bias.reshape((-1, *bias.shape[-3:]))
   if causal:
     s_BNTS = jnp.where(jnp.tril(jnp.ones((1, 1, T, S), bool)), s_BNTS, MASKED)
+  if window is not None:
+    s_BNTS = jnp.where(jnp.triu(jnp.ones((1, 1, T, S), bool), 1 - window), s_BNTS, MASKED)
   if segments is not None:
     q_BNTS, k_BNTS = segments[0][:, None, :, None], segments[1][:, None, None, :]
     s_BNTS = jnp.where(q_BNTS == k_BNTS, s_BNTS, MASKED)

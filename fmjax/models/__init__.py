@@ -1,5 +1,5 @@
-"""The only folder that imports Flax. The rest of the house sees `Model`: init, apply, logits, declarations."""
+"""The only folder that imports Flax. The rest of the house sees `Model`: pure functions of a tree of parameters."""
 
-from fmjax.models.transformer import Model, Outputs
+from fmjax.models.model import Model, Outputs
 
 __all__ = ["Model", "Outputs"]

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from fmjax.models.linear import Layer
@@ -10,8 +11,10 @@ from fmjax.models.linear import Layer
 ACTIVATIONS = {
   "gelu": functools.partial(jax.nn.gelu, approximate=False),
   "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+  "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # Hendrycks and Gimpel 2016, section 2
   "silu": jax.nn.silu,
   "relu": jax.nn.relu,
+  "tanh": jnp.tanh,
 }
 
 

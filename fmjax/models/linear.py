@@ -36,24 +36,27 @@ class Layer(nn.Module):
   train: bool = False
 
   def size(self, letter: str) -> int:
-    return dict(V=self.config.padded_V, T=self.config.max_positions).get(letter) or getattr(self.config, letter)
+    config = self.config
+    if letter == "T":  # rows of the table of positions
+      return config.max_positions + config.first_position
+    return config.padded_V if letter == "V" else getattr(config, letter)
 
-  def weight(self, name: str, ins: str, outs: str, letters: str, kind: str, initializer):
-    """The parameter `name`, at rest and in float32."""
-    shape = tuple(self.size(letter) for letter in letters)
+  def weight(self, name: str, ins: str, outs: str, letters: str, kind: str, initializer, **sizes):
+    """The parameter `name`, at rest and in float32; `sizes` are those of letters that the config does not know."""
+    shape = tuple(sizes.get(letter) or self.size(letter) for letter in letters)
     if (table := _declared.get()) is not None:
       table["/".join((*self.path, name))] = Declaration(letters, ins, outs, kind)
     return self.param(name, lambda key: initializer(key, shape, jnp.float32, out_sharding=stored(letters, shape)))
 
-  def embedding(self, name: str, letters: str):
+  def embedding(self, name: str, letters: str, **sizes):
     std = self.config.init_std or EMBEDDING_STD
-    return self.weight(name, letters[0], letters[1:], letters, "embedding", nn.initializers.normal(std))
+    return self.weight(name, letters[0], letters[1:], letters, "embedding", nn.initializers.normal(std), **sizes)
 
-  def vector(self, name: str, letters: str, initializer):
-    return flow(self.weight(name, "", letters, letters, "vector", initializer), letters)
+  def vector(self, name: str, letters: str, initializer, **sizes):
+    return flow(self.weight(name, "", letters, letters, "vector", initializer, **sizes), letters)
 
-  def linear(self, name: str, equation: str, x, *, residual: bool = False):
-    """`einsum(equation, x, weight)` plus a bias where the config has biases.
+  def linear(self, name: str, equation: str, x, *, residual: bool = False, bias: bool | None = None, **sizes):
+    """`einsum(equation, x, weight)` plus a bias, where `bias` (None: the config's) says so.
 
     The letters that the equation sums are the fan-in of the initialiser. `residual` marks a map whose result joins
     the residual stream: it starts smaller by 1 / sqrt(2 L) (Radford et al. 2019, section 2.3).
@@ -64,11 +67,11 @@ class Layer(nn.Module):
     outs = "".join(letter for letter in letters if letter in output)
     std = self.config.init_std or 1 / math.sqrt(math.prod(self.size(letter) for letter in ins))
     std *= (2 * self.config.L) ** -0.5 if residual else 1
-    w = self.weight(name, ins, outs, letters, "matrix", nn.initializers.normal(std))
+    w = self.weight(name, ins, outs, letters, "matrix", nn.initializers.normal(std), **sizes)
     y = linear(equation, x, w.astype(self.dtype))
-    if self.config.bias:
-      bias = self.vector(f"{name}_bias", outs, nn.initializers.zeros_init())
-      y += jnp.expand_dims(bias.astype(self.dtype), range(len(output) - len(outs)))
+    if self.config.bias if bias is None else bias:
+      b = self.vector(f"{name}_bias", outs, nn.initializers.zeros_init(), **sizes)
+      y += jnp.expand_dims(b.astype(self.dtype), range(len(output) - len(outs)))
     return y
 
   def dropout_key(self):

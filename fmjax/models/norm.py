@@ -1,4 +1,4 @@
-"""Normalisation over the model's width, in float32 whatever the computation's dtype."""
+"""Normalisation over one axis, in float32 whatever the computation's dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +8,26 @@ from fmjax.models.linear import Layer
 
 
 class Norm(Layer):
-  """Layer norm (Ba et al. 2016, arXiv:1607.06450) or root-mean-square norm (Zhang and Sennrich 2019, 1910.07467)."""
+  """Layer norm (Ba et al. 2016, arXiv:1607.06450) or root-mean-square norm (Zhang and Sennrich 2019, 1910.07467).
+
+  `letter` names the last axis of the input, which is normed.
+  """
+
+  letter: str = "D"
 
   @nn.compact
-  def __call__(self, x_BTD):
+  def __call__(self, x):
     config = self.config
-    scale_D = self.vector("scale", "D", nn.initializers.ones_init())
-    x = x_BTD.astype(jnp.float32)
+    plus_one = config.norm == "rms_plus_one"
+    scale = self.vector(
+      "scale", self.letter, nn.initializers.zeros_init() if plus_one else nn.initializers.ones_init()
+    )
+    y = x.astype(jnp.float32)
     if config.norm == "layer":
-      x = x - jnp.mean(x, -1, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + config.norm_eps)
-    x = x * scale_D[None, None]
+      y = y - jnp.mean(y, -1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + config.norm_eps)
+    y = y * jnp.expand_dims(scale + 1 if plus_one else scale, range(x.ndim - 1))
     if config.norm == "layer" and config.bias:
-      x = x + self.vector("bias", "D", nn.initializers.zeros_init())[None, None]
-    return x.astype(self.dtype)
+      bias = self.vector("bias", self.letter, nn.initializers.zeros_init())
+      y = y + jnp.expand_dims(bias, range(x.ndim - 1))
+    return y.astype(self.dtype)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fmjax.kernels.cross_entropy import Terms, cross_entropy
 from fmjax.laws import Branch, fraction
-from fmjax.models.embed import output_embedding
+from fmjax.models.heads import output_embedding
 
 
 @dataclasses.dataclass(frozen=True)

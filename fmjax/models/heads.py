@@ -1,0 +1,108 @@
+"""What stands on a model's last hidden states: the vocabulary's logits, a pooled token, classes.
+
+Their parameters are born with the model's; each is a pure function of (params, hidden), so that a loss by chunks
+never holds all logits.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fmjax.models.feedforward import ACTIVATIONS
+from fmjax.models.linear import Layer
+from fmjax.models.norm import Norm
+from fmjax.sharding import einsum, flow, flowing
+
+
+class Output(Layer):
+  """h_BTD -> (what meets the output table, [B, T, R or D], and the logits' bias_V or None)."""
+
+  @nn.compact
+  def __call__(self, h_BTD):
+    config, x = self.config, h_BTD
+    if config.output_transform:
+      width = "R" if config.R else "D"
+      # A map from D to D: its output takes the letter F, as a feed-forward's hidden does.
+      x = self.linear("dense", "BTD,DR->BTR", x) if config.R else self.linear("dense", "BTD,DF->BTF", x, F=config.D)
+      x = flow(ACTIVATIONS[config.activation](x), "BT" + width)
+      x = Norm(config, self.dtype, letter=width, name="norm")(x)
+    if config.output_scale is not None:
+      x = x * jnp.asarray(config.output_scale, x.dtype)
+    return x, self.vector("bias", "V", nn.initializers.zeros_init()) if config.output_bias else None
+
+
+class Pooler(Layer):
+  """A map and an activation on x_BD or x_BTD."""
+
+  @nn.compact
+  def __call__(self, x):
+    letters = "BTD"[:: 1 if x.ndim == 3 else 2]
+    y = self.linear("dense", f"{letters},DF->{letters[:-1]}F", x, F=self.config.D)
+    return flow(ACTIVATIONS[self.config.pooler](y), letters)
+
+
+class Head(Layer):
+  """x_BD or x_BTD -> scores of the classes, in the dtype of the computation."""
+
+  @nn.compact
+  def __call__(self, x):
+    letters = "BTD"[:: 1 if x.ndim == 3 else 2]
+    bias = self.config.head_bias
+    return self.linear("classes", f"{letters},DC->{letters[:-1]}C", x, bias=bias, C=self.config.classes)
+
+
+def heads(config) -> dict:
+  """The heads that the config asks for, by the names of their parameters."""
+  output = config.output_transform or config.output_bias
+  asked = dict(output=Output if output else None, pooler=config.pooler and Pooler, head=config.head and Head)
+  return {name: head for name, head in asked.items() if head}
+
+
+def output_embedding(params):
+  """The table e_VD that turns `states` into logits."""
+  return params["embed"].get("outputs", params["embed"]["tokens"])
+
+
+def states(config, dtype, params, hidden_BTD):
+  """(what meets the output table, the logits' bias_V or None)."""
+  return Output(config, dtype).apply({"params": params.get("output", {})}, hidden_BTD)
+
+
+def logits(config, dtype, params, hidden_BTD):
+  """z_BTV in float32; the ids that only pad V to its multiple get -inf."""
+  x, bias_V = states(config, dtype, params, hidden_BTD)
+  equation = "BTR,VR->BTV" if config.R else "BTD,VD->BTV"
+  z_BTV = einsum(equation, x, output_embedding(params).astype(x.dtype), accumulate=jnp.float32)
+  if bias_V is not None:
+    z_BTV += bias_V[None, None]
+  if config.output_softcap is not None:
+    z_BTV = config.output_softcap * jnp.tanh(z_BTV / config.output_softcap)
+  real_V = jnp.arange(z_BTV.shape[-1]) < config.V
+  return jnp.where(real_V[None, None], z_BTV, -jnp.inf)
+
+
+def pooled(config, dtype, params, hidden_BTD, batch: dict):
+  """x_BD: the state of one token of each row, through the pooler where there is one."""
+  T = hidden_BTD.shape[1]
+  where = batch.get("pool")
+  if where is None and config.pool == "last" and (segments_BT := batch.get("segments")) is not None:
+    where = jnp.max(jnp.where(segments_BT != 0, jnp.arange(T)[None], 0), axis=1)
+  if where is None:
+    x_BD = hidden_BTD[:, -1 if config.pool == "last" else 0]
+  else:
+    one_BT = jax.nn.one_hot(where, T, dtype=hidden_BTD.dtype)
+    x_BD = einsum("BTD,BT->BD", hidden_BTD, jax.reshard(one_BT, flowing("BT", one_BT.shape)))
+  if config.pooler:
+    x_BD = Pooler(config, dtype).apply({"params": params["pooler"]}, x_BD)
+  return x_BD
+
+
+def classify(config, dtype, params, hidden_BTD, batch: dict):
+  """Scores z_BC of a sequence, or z_BTC of each token."""
+  if config.head == "sequence":
+    x = pooled(config, dtype, params, hidden_BTD, batch)
+  else:
+    x = hidden_BTD
+    if config.pooler:
+      x = Pooler(config, dtype).apply({"params": params["pooler"]}, x)
+  return Head(config, dtype).apply({"params": params["head"]}, x)
