@@ -82,23 +82,24 @@ def varied(name: str, model_type: str, options: dict):
   return max(models, key=lambda model: generation.variety(model, tokens))
 
 
-def tokens(rng, config, lengths, width=None):
-  """Right-padded random ids [rows, width] and their mask, without special tokens."""
-  width = width or max(lengths)
-  special = {0, 1, 2, config.pad_token_id, config.eos_token_id}
-  plain = [token for token in range(config.vocab_size) if token not in special]
+def tokens(rng, config, lengths):
+  """Right-padded random ids and their mask, without special tokens."""
+  width = max(lengths)
+  pad = config.pad_token_id or 0
+  ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+  plain = [token for token in range(3, config.vocab_size) if token not in (pad, *ends)]
   ids = np.array([rng.choice(plain, width) for _ in lengths])
   mask = np.arange(width)[None] < np.array(lengths)[:, None]
-  return np.where(mask, ids, config.pad_token_id), mask.astype(np.int64)
+  return np.where(mask, ids, pad), mask.astype(np.int64)
 
 
-def batch(rng, model) -> dict:
+def batch(rng, model, lengths=LENGTHS) -> dict:
   config, name = model.config, type(model).__name__
   if name.endswith("MultipleChoice"):
-    ids, mask = tokens(rng, config, (*LENGTHS, 12, 13, 4))
+    ids, mask = tokens(rng, config, (*lengths, *lengths[::-1]))
     ids, mask = ids.reshape(2, 3, -1), mask.reshape(2, 3, -1)
   else:
-    ids, mask = tokens(rng, config, LENGTHS)
+    ids, mask = tokens(rng, config, lengths)
   inputs = dict(input_ids=ids, attention_mask=mask)
   if config.model_type in TOKEN_TYPES:
     second = np.cumsum(rng.random(ids.shape) < 0.2, axis=-1) > 0
