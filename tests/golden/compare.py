@@ -25,6 +25,7 @@ def peer(folder: pathlib.Path, out: pathlib.Path, length: int, seed: int):
   import torch
   import transformers
 
+  transformers.logging.disable_progress_bar()
   name = json.loads((folder / "config.json").read_text())["architectures"][0]
   options = dict(dtype=torch.float32, attn_implementation="eager", local_files_only=True)
   model = getattr(transformers, name).from_pretrained(folder, **options).eval()
