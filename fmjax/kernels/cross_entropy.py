@@ -1,6 +1,6 @@
 """Cross-entropy from hidden states, without ever holding all the logits; its plain truth beside it.
 
-With logits z_V = h_D . e_VD, lse = log sum exp z, target y, label smoothing s and z-loss c, a token's loss is
+With logits z_V = softcap(h_D . e_VD + b_V), lse = log sum exp z, target y, label smoothing s and z-loss c, a token's loss is
   (1 - s) (lse - z_y) + s (lse - mean z) + c lse^2
 (Szegedy et al. 2016, arXiv:1512.00567, section 7; Chowdhery et al. 2022, arXiv:2204.02311, section 5). Its gradient
 in z has a closed form, so one pass over chunks of tokens gives the loss and both gradients: three matmuls, as the
@@ -31,6 +31,7 @@ class Terms(NamedTuple):
   vocabulary: int  # ids from here on only pad V
   label_smoothing: float
   z_loss: float
+  softcap: float | None = None  # logits become softcap * tanh(logits / softcap)
 
 
 def token_sums(z_CV, targets_C, weights_C, terms: Terms, first_id=0, total=lambda x: x, largest=lambda x: x):
@@ -64,52 +65,60 @@ def logit_gradient(z_CV, lse_C, is_target_CV, real_1V, weights_C, terms: Terms):
   return (p_CV - wanted_CV) * weights_C[:, None]
 
 
-def reference(h_BTD, e_VD, targets_BT, weights_BT, terms: Terms) -> Sums:
+def capped(z_CV, terms: Terms):
+  return z_CV if terms.softcap is None else terms.softcap * jnp.tanh(z_CV / terms.softcap)
+
+
+def reference(h_BTD, e_VD, targets_BT, weights_BT, terms: Terms, bias_V=None) -> Sums:
   """The slow truth: all logits at once, differentiated by JAX. For one device."""
   z_BTV = jnp.einsum("BTD,VD->BTV", h_BTD, e_VD.astype(h_BTD.dtype), preferred_element_type=jnp.float32)
+  z_BTV = capped(z_BTV if bias_V is None else z_BTV + bias_V[None, None], terms)
   tokens = targets_BT.size
   return token_sums(z_BTV.reshape(tokens, -1), targets_BT.reshape(tokens), weights_BT.reshape(tokens), terms)[0]
 
 
-def cross_entropy(h_BTD, e_VD, targets_BT, weights_BT, terms: Terms, chunk_bytes: int = CHUNK_BYTES) -> Sums:
+def cross_entropy(h_BTD, e_VD, targets_BT, weights_BT, terms: Terms, bias_V=None, chunk_bytes=CHUNK_BYTES) -> Sums:
   """The sums of a batch; only `loss` carries a gradient. `e_VD` is at rest, in float32, and is cast to h's dtype."""
   h_BTD = jax.reshard(h_BTD, flowing("BTD", h_BTD.shape))
-  loss, nll, correct = _chunked(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes)
+  loss, nll, correct = _chunked(h_BTD, e_VD, bias_V, targets_BT, weights_BT, terms, chunk_bytes)
   return Sums(loss, jax.lax.stop_gradient(nll), jax.lax.stop_gradient(correct))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _chunked(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes):
-  return _on_each_device(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes, gradients=False)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _chunked(h_BTD, e_VD, bias_V, targets_BT, weights_BT, terms, chunk_bytes):
+  return _on_each_device(h_BTD, e_VD, bias_V, targets_BT, weights_BT, terms, chunk_bytes, gradients=False)[0]
 
 
-def _forward(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes):
-  sums, gradients = _on_each_device(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes, gradients=True)
-  return sums, gradients
+def _forward(h_BTD, e_VD, bias_V, targets_BT, weights_BT, terms, chunk_bytes):
+  return _on_each_device(h_BTD, e_VD, bias_V, targets_BT, weights_BT, terms, chunk_bytes, gradients=True)
 
 
 def _backward(terms, chunk_bytes, gradients, cotangents):
-  dh_BTD, de_VD = gradients
   scale = cotangents.loss
-  return dh_BTD * scale.astype(dh_BTD.dtype), de_VD * scale, None, None
+  return *jax.tree.map(lambda x: x * scale.astype(x.dtype), gradients), None, None
 
 
 _chunked.defvjp(_forward, _backward)
 
 
-def _on_each_device(h_BTD, e_VD, targets_BT, weights_BT, terms, chunk_bytes, gradients: bool):
+def _on_each_device(h_BTD, e_VD, bias_V, targets_BT, weights_BT, terms, chunk_bytes, gradients: bool):
   # Left to the partitioner, each chunk would reduce its gradient of e_VD over the mesh; by hand it is once, at the
   # end, and a scatter to where e_VD rests.
   tokens_at = flowing("BT", targets_BT.shape)
   hidden_at, table_at = flowing("BTD", h_BTD.shape), jax.typeof(e_VD).sharding.spec
+  bias_at = None if bias_V is None else jax.P(table_at[0])
   local = functools.partial(_local, terms=terms, table_at=table_at, chunk_bytes=chunk_bytes, gradients=gradients)
-  results = Sums(jax.P(), jax.P(), jax.P()), ((hidden_at, table_at) if gradients else None)
-  at = (hidden_at, table_at, tokens_at, tokens_at)
-  operands = (jax.reshard(x, place) for x, place in zip((h_BTD, e_VD, targets_BT, weights_BT), at))
-  return jax.shard_map(local, in_specs=at, out_specs=results, check_vma=False)(*operands)
+  results = Sums(jax.P(), jax.P(), jax.P()), ((hidden_at, table_at, bias_at) if gradients else None)
+  at = (hidden_at, table_at, bias_at, tokens_at, tokens_at)
+  operands = (h_BTD, e_VD, bias_V, targets_BT, weights_BT)
+  operands = (x if x is None else jax.reshard(x, place) for x, place in zip(operands, at))
+  sums, found = jax.shard_map(local, in_specs=at, out_specs=results, check_vma=False)(*operands)
+  if gradients and bias_V is not None:  # a gradient lies where its value does
+    found = (*found[:2], jax.reshard(found[2], jax.typeof(bias_V).sharding.spec))
+  return sums, found
 
 
-def _local(h_BTD, e_VD, targets_BT, weights_BT, *, terms, table_at, chunk_bytes, gradients):
+def _local(h_BTD, e_VD, bias_V, targets_BT, weights_BT, *, terms, table_at, chunk_bytes, gradients):
   B, T, D = h_BTD.shape
   V_axis, D_axis = table_at
   w_VD = e_VD.astype(h_BTD.dtype)
@@ -125,33 +134,40 @@ def _local(h_BTD, e_VD, targets_BT, weights_BT, *, terms, table_at, chunk_bytes,
   C = math.ceil(B * T / chunks)
   cut = functools.partial(_cut, chunks=chunks, size=C)
 
-  def body(de_VD, chunk):
+  def body(totals, chunk):
     h_CD, targets_C, weights_C = chunk
     z_CV = jnp.einsum("CD,VD->CV", h_CD, w_VD, preferred_element_type=jnp.float32)
+    z_CV = capped(z_CV if bias_V is None else z_CV + bias_V[None], terms)
     sums, kept = token_sums(z_CV, targets_C, weights_C, terms, first_id, **join)
     if not gradients:
       return None, (sums, None)
-    dz_CV = logit_gradient(*kept, weights_C, terms).astype(h_CD.dtype)
+    dz_CV = logit_gradient(*kept, weights_C, terms)
+    if terms.softcap is not None:
+      dz_CV *= 1 - jnp.square(z_CV / terms.softcap)
+    de_VD, db_V = totals
+    db_V = None if db_V is None else db_V + jnp.sum(dz_CV, 0)
+    dz_CV = dz_CV.astype(h_CD.dtype)
     de_VD += jnp.einsum("CV,CD->VD", dz_CV, h_CD, preferred_element_type=jnp.float32)
-    return de_VD, (sums, jnp.einsum("CV,VD->CD", dz_CV, w_VD))
+    return (de_VD, db_V), (sums, jnp.einsum("CV,VD->CD", dz_CV, w_VD))
 
-  de_VD = jnp.zeros((V, D), jnp.float32) if gradients else None
+  totals = (jnp.zeros((V, D), jnp.float32), None if bias_V is None else jnp.zeros_like(bias_V)) if gradients else None
   operands = (cut(h_BTD.reshape(B * T, D)), cut(targets_BT.reshape(-1)), cut(weights_BT.reshape(-1)))
   if chunks == 1:
-    de_VD, (sums, dh) = body(de_VD, jax.tree.map(lambda x: x[0], operands))
+    totals, (sums, dh) = body(totals, jax.tree.map(lambda x: x[0], operands))
   else:
-    de_VD, (sums, dh) = jax.lax.scan(body, de_VD, operands)
+    totals, (sums, dh) = jax.lax.scan(body, totals, operands)
     sums = jax.tree.map(jnp.sum, sums)
   token_axes = (*FLOWING["B"], FLOWING["T"])
   sums = jax.tree.map(lambda x: jax.lax.psum(x, token_axes), sums)
   if not gradients:
     return sums, None
+  de_VD, db_V = totals
   dh_BTD = dh.reshape(-1, D)[: B * T].reshape(B, T, D)
   dh_BTD = jax.lax.psum(dh_BTD, V_axis) if V_axis else dh_BTD
   if D_axis:
     de_VD = jax.lax.psum_scatter(de_VD, D_axis, scatter_dimension=1, tiled=True)
   de_VD = jax.lax.psum(de_VD, tuple(axis for axis in token_axes if axis != D_axis))
-  return sums, (dh_BTD, de_VD)
+  return sums, (dh_BTD, de_VD, None if db_V is None else jax.lax.psum(db_V, token_axes))
 
 
 def _cut(x, chunks: int, size: int):

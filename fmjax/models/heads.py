@@ -32,12 +32,12 @@ class Output(Layer):
 
 
 class Pooler(Layer):
-  """A map and an activation on x_BD or x_BTD."""
+  """A map with a bias, whatever the config has elsewhere, and an activation on x_BD or x_BTD."""
 
   @nn.compact
   def __call__(self, x):
     letters = "BTD"[:: 1 if x.ndim == 3 else 2]
-    y = self.linear("dense", f"{letters},DF->{letters[:-1]}F", x, F=self.config.D)
+    y = self.linear("dense", f"{letters},DF->{letters[:-1]}F", x, bias=True, F=self.config.D)
     return flow(ACTIVATIONS[self.config.pooler](y), letters)
 
 

@@ -18,13 +18,14 @@ class Outputs(NamedTuple):
   """What `apply` gives, in the dtype of the computation.
 
   hidden [B, T, D]: the last layer, normed. hiddens [L + 1, B, T, D], when asked: into the first Block, then out of
-  each. cache: with the tokens of this call. source [B, S, D]: the encoder's output, normed.
+  each. cache: with the tokens of this call. source [B, S, D], source_hiddens: of the encoder, as hidden and hiddens.
   """
 
   hidden: jax.Array
   hiddens: Any = None
   cache: Any = None
   source: Any = None
+  source_hiddens: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,19 +84,24 @@ class Model:
 
   def encode(self, params, batch: dict, *, key=None, train: bool = False):
     """source [B, S, D]: the encoder's output for `source_tokens`."""
+    return self.encoded(params, batch, key=key, train=train)[0]
+
+  def encoded(self, params, batch: dict, *, key=None, train=False, hiddens=False):
+    """The encoder's (output, and its `hiddens` [L + 1, B, S, D] when asked)."""
     tokens_BS, segments_BS = batch["source_tokens"], batch.get("source_segments")
-    stack = self.stack(self.config, source=True, train=train and key is not None, stacked=is_stacked(params))
+    how = dict(train=train and key is not None, stacked=is_stacked(params), hiddens=hiddens)
+    stack = self.stack(self.config, source=True, **how)
     sight = Sight(positions(batch, "source_"), None if segments_BS is None else (segments_BS, segments_BS))
     rngs = {} if key is None else {"dropout": jax.random.fold_in(key, 1)}
     inputs = tokens_BS, batch.get("source_token_types"), sight, params["embed"]["tokens"]
-    return stack.apply({"params": params["encoder"]}, *inputs, rngs=rngs)[0]
+    return stack.apply({"params": params["encoder"]}, *inputs, rngs=rngs)[:2]
 
   def apply(self, params, batch: dict, *, key=None, train=False, cache=None, hiddens=False) -> Outputs:
     """`cache` is what `init_cache` made, or an earlier call's: T > 1 tokens fill an empty one, one is a step."""
     tokens_BT, segments_BT = batch["tokens"], batch.get("segments")
-    source = batch.get("source")
+    source, source_seen = batch.get("source"), None
     if source is None and "source_tokens" in batch:
-      source = self.encode(params, batch, key=key, train=train)
+      source, source_seen = self.encoded(params, batch, key=key, train=train, hiddens=hiddens)
     sight = Sight(positions(batch), None if segments_BT is None else (segments_BT, segments_BT), source_BSD=source)
     layers = None
     if cache is not None:
@@ -114,7 +120,7 @@ class Model:
     hidden, seen, layers = stack.apply({"params": params}, *inputs, rngs=rngs)
     if cache is not None:
       cache = {**cache, **layers, "index": cache["index"] + tokens_BT.shape[1]}
-    return Outputs(hidden, seen, cache, source)
+    return Outputs(hidden, seen, cache, source, source_seen)
 
   def init_cache(self, batch_size: int, length: int, source_length: int | None = None, *, stacked: bool = True):
     """An empty cache of `length` slots (see `models/cache.py`), for stacked or for unstacked parameters."""

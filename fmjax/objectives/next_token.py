@@ -36,6 +36,8 @@ class NextToken(Branch):
   def loss(self, model, params, batch: dict, key, train: bool):
     """(sum, weight, metrics): sums over tokens in nats; metrics are sums of the same weight."""
     hidden_BTD = model.apply(params, batch, key=key, train=train).hidden
-    terms = Terms(model.config.V, self.label_smoothing if train else 0.0, self.z_loss if train else 0.0)
-    sums = cross_entropy(hidden_BTD, output_embedding(params), batch["targets"], batch["weights"], terms)
+    states, bias_V = model.states(params, hidden_BTD)
+    regularisers = (self.label_smoothing, self.z_loss) if train else (0.0, 0.0)
+    terms = Terms(model.config.V, *regularisers, model.config.output_softcap)
+    sums = cross_entropy(states, output_embedding(params), batch["targets"], batch["weights"], terms, bias_V)
     return sums.loss, jnp.sum(batch["weights"]), dict(loss=sums.nll, accuracy=sums.correct)

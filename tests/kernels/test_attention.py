@@ -51,6 +51,8 @@ def bias_NTS(N=N):
 CALLS = {
   "causal": dict(causal=True),
   "padded": dict(causal=False, segments=(packed(T), packed(S))),
+  "window": dict(causal=True, window=3),
+  "window of packed": dict(causal=True, window=4, segments=(packed(T), packed(S))),
   "softcap": dict(causal=False, softcap=2.0, scale=0.7),
   "bias": dict(causal=True, bias=bias_NTS(1)),
   "all": dict(causal=True, segments=(packed(T), packed(S)), bias=bias_NTS(), softcap=3.0, dropout=0.1,
@@ -103,7 +105,7 @@ def test_no_gradient_from_the_future(one_device):
       assert t == 0 or np.all(np.any(np.asarray(grad)[:, t], -1))
 
 
-@pytest.mark.parametrize("name", ["causal", "all but dropout"])
+@pytest.mark.parametrize("name", ["causal", "window", "window of packed", "all but dropout"])
 def test_blocks_of_queries_equal_the_slow_truth(name, one_device, monkeypatch):
   monkeypatch.setattr(room, "MIN_ROWS", 5)  # T = 12: two whole blocks and a short one
   call = CALLS["causal"] if name == "causal" else CALLS["all"] | dict(key=None)
@@ -157,6 +159,28 @@ def test_wrong_calls_are_refused(one_device):
     attention(*qkv(S=5), causal=True)
   with pytest.raises(ValueError, match="N=4 .* K=3"):
     attention(*qkv(K=3), causal=True)
+  with pytest.raises(ValueError, match="window"):
+    attention(*qkv(), causal=False, window=3)
+
+
+def test_a_traced_window_is_the_number_it_holds(one_device):
+  q, k, v = qkv()
+  traced = jax.jit(lambda window: attention(q, k, v, causal=True, window=window))
+  for window in (1, 5, 100):
+    close([traced(window)], [reference(q, k, v, causal=True, window=window)])
+
+
+@pytest.mark.parametrize("mesh", [{}, dict(data=2, tensor=2)], ids=str)
+def test_one_query_of_grouped_heads(mesh):
+  q, k, v = qkv()
+  ids_B1, ids_BS = jnp.ones((B, 1), jnp.int32), (jnp.arange(S) < 7)[None] * jnp.ones((B, 1), jnp.int32)
+  call = dict(causal=False, segments=(ids_B1, ids_BS), softcap=2.0)
+  want = reference(q[:, :1], k, v, **call)
+  with jax.set_mesh(mesh_of(**mesh)):
+    args = flow(q[:, :1], "BTNH"), flow(k, "BSKH"), flow(v, "BSKH")
+    text = jax.jit(lambda *args: attention(*args, **call)).lower(*args).as_text()
+    close([attention(*args, **call)], [want])
+  assert f"{B}x{N}x{S}x{H}" not in text  # no key is repeated for its group
 
 
 FACTS = dict(T=256, S=256, H=64, dtype=jnp.bfloat16, bias=False, softcap=False, dropout=False)
@@ -175,6 +199,7 @@ FACTS = dict(T=256, S=256, H=64, dtype=jnp.bfloat16, bias=False, softcap=False, 
     ("gpu", dict(T=197, S=197), "xla", "T=197"),
     ("gpu", dict(softcap=True), "xla", "soft cap"),
     ("gpu", dict(dropout=True), "xla", "seed"),
+    ("gpu", dict(traced=True), "xla", "scan_layers"),
     ("tpu", {}, "splash", "tpu"),
     ("tpu", dict(softcap=True, dtype=jnp.float32), "splash", "tpu"),
     ("tpu", dict(dtype=jnp.float16), "xla", "float16"),

@@ -101,13 +101,13 @@ def compiled(library: str, variable: str, calls: str) -> list:
 
 
 def test_a_tpu_runs_splash_and_holds_no_square_matrix():
-  plain, long, packed, kept, again, bias = compiled(
+  plain, long, packed, kept, window, again, bias = compiled(
     TPU,
     "FMJAX_TPU_PYTHON",
-    "facts(2048), facts(4096), facts(512, segments=True, softcap=30.0), facts(512, policy=saveable),"
+    "facts(2048), facts(4096), facts(512, segments=True, softcap=30.0), facts(512, policy=saveable), facts(2048, window=300),"
     "facts(512, policy=jax.checkpoint_policies.nothing_saveable), facts(512, bias=True)",
   )
-  for facts in (plain, long, packed, kept):
+  for facts in (plain, long, packed, kept, window):
     assert sorted(facts["kernels"]) == ["splash_mha_dkv", "splash_mha_dq", "splash_mha_fwd"]
   assert sorted(again["kernels"]) == ["splash_mha_dkv", "splash_mha_dq", "splash_mha_fwd", "splash_mha_fwd"]
   assert bias["kernels"] == []
@@ -115,15 +115,15 @@ def test_a_tpu_runs_splash_and_holds_no_square_matrix():
 
 
 def test_a_gpu_runs_cudnn_and_holds_no_square_matrix():
-  plain, long, packed, bias, kept, again, capped = compiled(
+  plain, long, window, packed, bias, kept, again, capped = compiled(
     GPU,
     "FMJAX_CUDA_PYTHON",
-    "facts(2048), facts(4096), facts(512, segments=True), facts(512, segments=True, bias=True),"
+    "facts(2048), facts(4096), facts(2048, window=300), facts(512, segments=True), facts(512, segments=True, bias=True),"
     "facts(512, policy=saveable), facts(512, policy=jax.checkpoint_policies.nothing_saveable),"
     "facts(512, softcap=30.0)",
   )
   forward, backward = "fmhaSoftmax", "fmhaSoftmaxBackward"
-  for facts in (plain, long, kept):
+  for facts in (plain, long, window, kept):
     assert sorted(facts["calls"]) == [forward, backward]
   assert sorted(again["calls"]) == [forward, forward, backward]
   for facts in (packed, bias):

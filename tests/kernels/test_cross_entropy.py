@@ -9,7 +9,13 @@ from fmjax.kernels.cross_entropy import Terms, cross_entropy, reference
 from fmjax.sharding import flowing, stored
 
 B, T, D, V = 8, 6, 32, 256
-TERMS = [Terms(200, 0.0, 0.0), Terms(200, 0.1, 0.0), Terms(200, 0.0, 1e-2), Terms(256, 0.1, 1e-2)]
+TERMS = [
+  Terms(200, 0.0, 0.0),
+  Terms(200, 0.1, 0.0),
+  Terms(200, 0.0, 1e-2),
+  Terms(256, 0.1, 1e-2),
+  Terms(200, 0.1, 1e-2, 4.0),
+]
 
 
 def operands(dtype=jnp.float32):
@@ -35,7 +41,7 @@ def test_equals_the_plain_loss(terms, chunk_bytes, on):
   with on():
     xs = operands()
     (_, expected), (dh, de) = both(reference, *xs, terms)
-    (_, got), (dh2, de2) = both(cross_entropy, *xs, terms, chunk_bytes)
+    (_, got), (dh2, de2) = both(cross_entropy, *xs, terms, None, chunk_bytes)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), expected, got)
     np.testing.assert_allclose(dh, dh2, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(de, de2, rtol=1e-4, atol=1e-5)
@@ -46,7 +52,7 @@ def test_equals_one_device_on_a_mesh(mesh, on):
   h, e, t, w = operands()
   terms = TERMS[3]
   with on():
-    (_, expected), (dh, de) = jax.device_get(both(cross_entropy, h, e, t, w, terms, 7 * V * 4))
+    (_, expected), (dh, de) = jax.device_get(both(cross_entropy, h, e, t, w, terms, None, 7 * V * 4))
   with on(**mesh):
     h, t, w = (
       jax.reshard(h, flowing("BTD", h.shape)),
@@ -54,7 +60,7 @@ def test_equals_one_device_on_a_mesh(mesh, on):
       jax.reshard(w, flowing("BT", w.shape)),
     )
     e = jax.reshard(e, stored("VD", e.shape))
-    (_, got), (dh2, de2) = both(cross_entropy, h, e, t, w, terms, 7 * V * 4)
+    (_, got), (dh2, de2) = both(cross_entropy, h, e, t, w, terms, None, 7 * V * 4)
     assert de2.sharding.spec == e.sharding.spec and dh2.sharding.spec == h.sharding.spec
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), expected, jax.device_get(got))
     np.testing.assert_allclose(dh, dh2, rtol=1e-4, atol=1e-5)
@@ -64,7 +70,7 @@ def test_equals_one_device_on_a_mesh(mesh, on):
 def test_the_logits_are_never_whole(on):
   with on():
     xs = operands()
-    text = jax.jit(jax.grad(lambda h, e: cross_entropy(h, e, *xs[2:], TERMS[3], 7 * V * 4).loss, (0, 1))).lower(
+    text = jax.jit(jax.grad(lambda h, e: cross_entropy(h, e, *xs[2:], TERMS[3], None, 7 * V * 4).loss, (0, 1))).lower(
       *xs[:2]
     )
     assert f"{B * T}x{V}xf32" not in text.as_text() and f"{B}x{T}x{V}xf32" not in text.as_text()
@@ -85,7 +91,23 @@ def test_bfloat16_stays_near_float32(on):
   with on():
     xs = operands()
     (_, exact), (dh, _) = both(reference, *xs, TERMS[0])
-    (_, got), (dh2, de2) = both(cross_entropy, xs[0].astype(jnp.bfloat16), *xs[1:], TERMS[0], 7 * V * 4)
+    (_, got), (dh2, de2) = both(cross_entropy, xs[0].astype(jnp.bfloat16), *xs[1:], TERMS[0], None, 7 * V * 4)
     np.testing.assert_allclose(exact.loss, got.loss, rtol=2e-2)
     assert dh2.dtype == jnp.bfloat16 and de2.dtype == jnp.float32
     np.testing.assert_allclose(dh, dh2.astype(jnp.float32), atol=0.1)
+
+
+@pytest.mark.parametrize("mesh", [{}, dict(fsdp=2, tensor=4)], ids=str)
+@pytest.mark.parametrize("softcap", [None, 4.0])
+def test_a_bias_of_the_logits_and_its_gradient(mesh, softcap, on):
+  h, e, t, w = operands()
+  bias_V, terms = jnp.asarray(np.random.default_rng(1).normal(size=V), jnp.float32), Terms(200, 0.1, 1e-2, softcap)
+
+  def of(function, *extra):
+    return jax.jit(jax.value_and_grad(lambda h, e, b: 3 * function(h, e, t, w, terms, b, *extra).loss, (0, 1, 2)))
+
+  expected = of(reference)(h, e, bias_V)
+  with on(**mesh):
+    h, e = jax.reshard(h, flowing("BTD", h.shape)), jax.reshard(e, stored("VD", e.shape))
+    got = of(cross_entropy, 7 * V * 4)(h, e, jax.reshard(bias_V, stored("V", bias_V.shape)))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), expected, got)
