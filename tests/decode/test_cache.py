@@ -1,4 +1,4 @@
-"""A step from the cache computes what the full forward pass computes, at every position and for every kind of model."""
+"""A step from the cache computes what the full forward pass computes, at every position, for every kind of model."""
 
 import functools
 
