@@ -37,7 +37,8 @@ class Results:
 def forward(params, batch: dict, *, model: Model, task: str, hiddens: bool) -> dict:
   """What the task gives for a batch of the house's names; the key names what its axes are (see `CUT`)."""
   outputs = model.apply(params, batch, hiddens=hiddens)
-  found = dict(hidden_BTD=outputs.hidden, hiddens_LBTD=outputs.hiddens, source_BSD=outputs.source)
+  found = dict(hidden_BTD=outputs.hidden, hiddens_LBTD=outputs.hiddens)
+  found |= dict(source_BSD=outputs.source, sources_LBSD=outputs.source_hiddens)
   if task in OUTPUT:
     found["logits_BTV"] = model.logits(params, outputs.hidden)
   if model.config.head:

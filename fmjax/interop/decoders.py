@@ -196,10 +196,8 @@ QWEN = DEFAULTS | dict(
   use_sliding_window=False, sliding_window=4096, max_window_layers=28, layer_types=None,
 )  # fmt: skip
 # Yang et al. 2024, arXiv:2407.10671; 2025, arXiv:2505.09388.
-QWEN2 = Family("qwen2", "model.", {f: k for f, k in SIZES.items() if f != "H"}, FIXED | dict(qkv_bias=True),
-               {key: value for key, value in QWEN.items() if key != "head_dim"}, MODULES,
-               heads("Qwen2", "transformer."), read=read_qwen, write=write_qwen, laws=dict(use_mrope=False),
-               buffers=LLAMA.buffers)  # fmt: skip
+QWEN2 = Family("qwen2", "model.", SIZES, FIXED | dict(qkv_bias=True), QWEN, MODULES, heads("Qwen2", "transformer."),
+               read=read_qwen, write=write_qwen, laws=dict(use_mrope=False), buffers=LLAMA.buffers)  # fmt: skip
 QWEN3 = Family("qwen3", "model.", SIZES, FIXED | dict(qk_norm=True), QWEN | dict(head_dim=128), MODULES,
                heads("Qwen3", "transformer."), read=read_qwen, write=write_qwen, laws=dict(attention_bias=False),
                buffers=LLAMA.buffers)  # fmt: skip

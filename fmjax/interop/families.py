@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fmjax.errors import FmjaxError
 from fmjax.interop import decoders, encoder_decoders, encoders
-from fmjax.interop.family import Family, differing
+from fmjax.interop.family import OUTPUT, Family, differing
 from fmjax.laws import nearest
 
 FAMILIES: Mapping[str, Family] = {
@@ -26,7 +26,7 @@ def family_of(config) -> tuple[Family, str]:
   """The first family and class whose config.json says all of `config`; FmjaxError CONFIG names what none can say."""
   closest = None
   for family in FAMILIES.values():
-    for name in family.heads:
+    for name in sorted(family.heads, key=lambda name: family.heads[name].task not in OUTPUT):
       fields = differing(family, name, config)
       if not fields:
         return family, name

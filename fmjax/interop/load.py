@@ -113,8 +113,9 @@ def make_plan(family: Family, head: Head, config, dtype, tensors: Tensors, where
       if there:
         parts[number] = dataclasses.replace(slot, name=there[0])
   left = [name for name in tensors if name not in used and not re.fullmatch(family.buffers, name)]
-  known = re.compile(other_heads(family, head))
-  check(table, fresh, missing, [name for name in left if not known.fullmatch(name)], tensors, where)
+  known, modules = re.compile(other_heads(family, head)), {name.rpartition(".")[0] for name in used}
+  strange = [name for name in left if not known.fullmatch(name) or name.rpartition(".")[0] in modules]
+  check(table, fresh, missing, strange, tensors, where)
   return Plan(model, table, fresh, left)
 
 

@@ -135,14 +135,18 @@ class Pretrained:
     """
     from fmjax import decode
 
+    with jax.set_mesh(self.mesh):
+      return decode.generate(self.model, self.unstacked, input_ids, attention_mask, tokenizer=self.tokenizer,
+                             **self.usual(options))  # fmt: skip
+
+  def usual(self, options: dict) -> dict:
+    """The options of `decode.generate` that the folder names, and `options` over them."""
     said = {**{name: self.hf_config.get(name) for name in GENERATION}, **self.generation_config}
     usual = {name: said[name] for name in GENERATION[1:] if said.get(name) is not None}
     for one, other in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
       if one in options or other in options:
         usual = {name: value for name, value in usual.items() if name not in (one, other)}
-    with jax.set_mesh(self.mesh):
-      return decode.generate(self.model, self.unstacked, input_ids, attention_mask, tokenizer=self.tokenizer,
-                             **{**usual, **options})  # fmt: skip
+    return {**usual, **options}
 
   def embed(self, texts, batch_size: int = 32, max_length: int | None = None) -> np.ndarray:
     """A vector for each text, [texts, D]: the mean of its tokens' states, of length 1 (Reimers and Gurevych 2019)."""

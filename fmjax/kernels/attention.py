@@ -48,10 +48,10 @@ def attention(
     raise ValueError("a window is of causal attention: mask with segments")
   if N % K:
     raise ValueError(f"N={N} query heads do not fall into groups of K={K} key heads")
-  if segments is not None:  # self-attention's come both as BT, and T and S must not share a mesh axis
-    segments = sharding.flow(segments[0], "BT"), sharding.flow(segments[1], "BS")
   if T == 1 and N > K and bias is None and key is None:
     return of_group(q_BTNH, k_BSKH, v_BSKH, segments=segments, softcap=softcap, scale=scale)
+  if segments is not None:  # self-attention's come both as BT, and T and S must not share a mesh axis
+    segments = sharding.flow(segments[0], "BT"), sharding.flow(segments[1], "BS")
   dropout = dropout if key is not None else 0.0
   scale = H**-0.5 if scale is None else scale
   name, reason = choose(

@@ -82,12 +82,8 @@ class Model:
       cross=both and not source, **how,
     )  # fmt: skip
 
-  def encode(self, params, batch: dict, *, key=None, train: bool = False):
-    """source [B, S, D]: the encoder's output for `source_tokens`."""
-    return self.encoded(params, batch, key=key, train=train)[0]
-
-  def encoded(self, params, batch: dict, *, key=None, train=False, hiddens=False):
-    """The encoder's (output, and its `hiddens` [L + 1, B, S, D] when asked)."""
+  def encode(self, params, batch: dict, *, key=None, train=False, hiddens=False):
+    """(source, source_hiddens): what the encoder makes of `source_tokens`."""
     tokens_BS, segments_BS = batch["source_tokens"], batch.get("source_segments")
     how = dict(train=train and key is not None, stacked=is_stacked(params), hiddens=hiddens)
     stack = self.stack(self.config, source=True, **how)
@@ -101,7 +97,7 @@ class Model:
     tokens_BT, segments_BT = batch["tokens"], batch.get("segments")
     source, source_seen = batch.get("source"), None
     if source is None and "source_tokens" in batch:
-      source, source_seen = self.encoded(params, batch, key=key, train=train, hiddens=hiddens)
+      source, source_seen = self.encode(params, batch, key=key, train=train, hiddens=hiddens)
     sight = Sight(positions(batch), None if segments_BT is None else (segments_BT, segments_BT), source_BSD=source)
     layers = None
     if cache is not None:

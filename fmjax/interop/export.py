@@ -1,0 +1,116 @@
+"""A model as a folder in Hugging Face's layout, whole or not at all."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+
+from fmjax.errors import FmjaxError
+from fmjax.interop.card import card
+from fmjax.interop.families import FAMILIES, family_of
+from fmjax.interop.family import OUTPUT, read_config, write_config
+from fmjax.interop.safetensors import write
+from fmjax.interop.tensors import slots
+from fmjax.leaves import by_path
+from fmjax.workdir import sync_folder, trouble
+
+MAX_SHARD_SIZE = 5_000_000_000  # bytes
+SPECIAL = dict(bos="bos_token_id", eos="eos_token_id", pad="pad_token_id")
+
+
+def export(out, model, params, *, tokenizer=None, hf_config=None, generation_config=None, facts=None,
+           max_shard_size: int = MAX_SHARD_SIZE) -> pathlib.Path:  # fmt: skip
+  """Writes `params` of `model` into the new folder `out`; FmjaxError where it is not empty or the disk refuses.
+
+  `hf_config` is the config.json that the model came with; without one, the first family that says the model's config
+  is taken. `facts` are what the card says of the model's origin.
+  """
+  out = pathlib.Path(out).absolute()
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise FmjaxError("USAGE", "the folder is not empty; nothing was written", where=out, fix="give another --out")
+  hf = config_json(model.config, hf_config, tokenizer)
+  family = FAMILIES[hf["model_type"]]
+  draft = out.with_name(f".{out.name}.tmp{os.getpid()}")
+  try:
+    draft.mkdir(parents=True)
+    write_json(draft / "config.json", {**hf, "dtype": str(jax.tree.leaves(params)[0].dtype)})
+    write(draft, tensors(family, hf["architectures"][0], model, params), max_shard_size)
+    if family.heads[hf["architectures"][0]].task in OUTPUT and model.config.kind != "encoder":
+      write_json(draft / "generation_config.json", generation_config or from_model_config(hf))
+    if tokenizer is not None:
+      tokenizer.save_pretrained(draft)
+    (draft / "README.md").write_text(card(out.name, hf, params, facts or {}))
+    os.replace(draft, out)
+    sync_folder(out.parent)
+  except OSError as error:
+    raise trouble(error, out, fix="free some space there, or give another --out") or error from error
+  finally:
+    shutil.rmtree(draft, ignore_errors=True)
+  return out
+
+
+def write_json(path, tree: dict):
+  path.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
+
+
+def config_json(config, hf_config: dict | None, tokenizer) -> dict:
+  """The config.json that says `config`: the one that it came with, where that still does."""
+  if hf_config is not None:
+    family, name = FAMILIES[hf_config["model_type"]], hf_config["architectures"][0]
+    hf = {key: value for key, value in hf_config.items() if key not in ("torch_dtype", "_name_or_path", "auto_map")}
+    if not config.tied and not family.tied_anyway:
+      hf["tie_word_embeddings"] = False
+    again = read_config(family, name, hf)
+    if dataclasses.replace(again, tied=config.tied, **aside(config)) == config:
+      return hf
+  family, name = family_of(config)
+  special = {} if tokenizer is None else {"eos": tokenizer.end, "bos": tokenizer.end, **tokenizer.special}
+  ids = {SPECIAL[name]: token for name, token in special.items() if name in SPECIAL and not family.counts_tokens}
+  return {key: value for key, value in write_config(family, name, config).items() if value is not None} | ids
+
+
+def aside(config) -> dict:
+  """The fields that say how to train and compile, not what is computed."""
+  return {name: getattr(config, name) for name in ("preset", "scan_layers", "dropout", "init_std")}
+
+
+def from_model_config(hf: dict) -> dict:
+  """The ids of config.json that generation needs."""
+  return {"_from_model_config": True} | {
+    key: hf[key]
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_eos_token_id")
+    if hf.get(key) is not None
+  }
+
+
+def tensors(family, name: str, model, params) -> dict:
+  """{name: (dtype, shape, make)} of every tensor, in order of their names, each made when it is written."""
+  flat, head = by_path(params), family.heads[name]
+  prefix = family.prefix if head.prefix is None else head.prefix
+  places = {}
+  with jax.set_mesh(next(iter(flat.values())).sharding.mesh):
+    declarations = model.declarations()
+  for path, parts in slots(family, head, model.config, declarations, flat, prefix).items():
+    for number, slot in enumerate(parts):
+      names = [slot.name]
+      if not model.config.tied:  # transformers then ties no biases either
+        names += family.aliases.get(slot.name, ()) if path == "output/bias" else ()
+      for one in names:
+        places.setdefault(one, []).append((path, number, slot))
+
+  def make(parts):
+    made = np.empty(parts[0][2].file_shape, flat[parts[0][0]].dtype)
+    for path, number, slot in parts:
+      leaf = np.asarray(flat[path])
+      layer = leaf[number] if leaf.ndim > len(slot.shape) else leaf
+      slot.view(made)[...] = layer[tuple(map(slice, slot.shape))]  # what pads V stays here
+    return made
+
+  return {
+    one: (flat[parts[0][0]].dtype, parts[0][2].file_shape, lambda parts=parts: make(parts))
+    for one, parts in sorted(places.items())
+  }
