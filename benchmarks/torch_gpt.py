@@ -2,14 +2,13 @@
 
 Runs in an environment of its own (torch and numpy, nothing of fmjax):
 `python torch_gpt.py --shape='{...}' --mode=compile`.
-The protocol is a line of JSON out when ready, then for every number N read from stdin a line of N step times out.
 """
 
 import argparse
 import json
-import sys
 import time
 
+import contest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -89,14 +88,7 @@ def main():
   step = make_step(shape, args.mode, args.adam)
   losses = [step(tokens_BT, targets_BT) for _ in range(3)]
   ready = {"start_seconds": time.perf_counter() - start, "losses": losses, "version": torch.__version__}
-  print(json.dumps(ready), flush=True)
-  for line in sys.stdin:
-    times = []
-    for _ in range(int(line)):
-      start = time.perf_counter()
-      step(tokens_BT, targets_BT)
-      times.append(time.perf_counter() - start)
-    print(json.dumps(times), flush=True)
+  contest.serve(lambda: step(tokens_BT, targets_BT), ready)
 
 
 if __name__ == "__main__":

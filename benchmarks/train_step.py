@@ -1,23 +1,20 @@
 """The training step, its start-up, loop and saves, against the same model in PyTorch, on this machine's CPU.
 
-  python benchmarks/train_step.py --peer=/path/to/python/with/torch
-
-Every contender is a process of its own that stays alive and takes its turn: one works, the others wait. Each round
-has a turn of each, in an order that rotates; the ratio is that of the medians over all rounds.
+python benchmarks/train_step.py --peer=/path/to/python/with/torch
 """
 
 import argparse
-import contextlib
 import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+import contest
 
 HERE = pathlib.Path(__file__).parent
 SHAPES = {
@@ -29,96 +26,20 @@ PADDED_V = 128  # as fmjax stores it, so that both sides do the same work
 QUICKSTART = HERE.parent / "configs" / "quickstart.py"
 
 
-class Contender:
-  """A process that makes steps when asked."""
-
-  def __init__(self, name, command, env):
-    self.name, self.times = name, []
-    self.process = subprocess.Popen(
-      list(map(str, command)), env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    self.ready = self.answer()
-
-  def answer(self):
-    line = self.process.stdout.readline()
-    if not line:
-      raise SystemExit(f"{self.name} ended with {self.process.wait()}")
-    return json.loads(line)
-
-  def turn(self, steps: int):
-    self.process.stdin.write(f"{steps}\n")
-    self.process.stdin.flush()
-    self.times.append(statistics.median(self.answer()))
-
-  def cpu(self) -> int:
-    """Clock ticks that the process has used."""
-    fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
-
-  def close(self):
-    self.process.stdin.close()
-    self.process.wait()
-    self.process.stdout.close()
-
-
-def machine_cpu() -> tuple[int, int]:
-  """Clock ticks of all processors since the start: in use, and in all."""
-  ticks = [int(word) for word in open("/proc/stat").readline().split()[1:9]]
-  return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
-
-
-def contend(shape: dict, steps: int, rounds: int, peer) -> tuple[list[Contender], float]:
-  """The contenders after all rounds, and the share of the machine that anything else took meanwhile."""
-  env = dict(os.environ, JAX_PLATFORMS="cpu")
-  torch = [peer, HERE / "torch_gpt.py", f"--shape={json.dumps(shape | {'V': PADDED_V})}"]
-  threads = f"--threads={os.cpu_count()}"
-  commands = {
-    "fmjax": [sys.executable, HERE / "fmjax_gpt.py", f"--shape={json.dumps(shape)}"],
-    "torch eager": [*torch, "--mode=eager", threads],
-    "torch.compile": [*torch, "--mode=compile", threads],
-  }
-  contenders = []
-  with contextlib.ExitStack() as closing:
-    for name, command in commands.items():
-      contenders.append(Contender(name, command, env))
-      closing.callback(contenders[-1].close)
-    used, ticks = machine_cpu()
-    used -= sum(one.cpu() for one in contenders)
-    for number in range(rounds):
-      first = number % len(contenders)
-      for contender in contenders[first:] + contenders[:first]:
-        contender.turn(steps)
-    used_after, ticks_after = machine_cpu()
-    others = (used_after - sum(one.cpu() for one in contenders) - used) / (ticks_after - ticks)
-  return contenders, others
-
-
-def spread(seconds) -> str:
-  """Median, and (least, quartiles, most), in milliseconds."""
-  low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
-  rest = " ".join(f"{1e3 * x:.1f}" for x in (min(seconds), low, high, max(seconds)))
-  return f"{1e3 * middle:.1f} | {rest}"
-
-
 def steps_table(rounds: int, peer) -> list[str]:
-  lines = ["| shape | contender | median ms | least, quartiles, most | compile and three steps, s |", "|-|-|-|-|-|"]
-  ratios = [
-    "",
-    "| shape | torch / fmjax, ratio of medians | quartiles of the rounds' ratios | CPU that others took |",
-  ]
-  ratios += ["|-|-|-|-|"]
+  times, ratios = [*contest.TIMES], ["", *contest.RATIOS]
   for title, shape in SHAPES.items():
-    contenders, others = contend(shape, STEPS[title], rounds, peer)
-    for one in contenders:
-      lines.append(
-        f"| {title} | {one.name} {one.ready['version']} | {spread(one.times)} | {one.ready['start_seconds']:.1f} |"
-      )
-    ours, *theirs = contenders
-    best = min(theirs, key=lambda one: statistics.median(one.times))
-    ratio = statistics.median(best.times) / statistics.median(ours.times)
-    low, _, high = statistics.quantiles([b / a for a, b in zip(ours.times, best.times)], n=4, method="inclusive")
-    ratios.append(f"| {title} | **{ratio:.2f}** ({best.name}) | {low:.2f} .. {high:.2f} | {others:.0%} |")
-  return lines + ratios
+    torch = [peer, HERE / "torch_gpt.py", f"--shape={json.dumps(shape | {'V': PADDED_V})}"]
+    torch.append(f"--threads={os.cpu_count()}")
+    commands = {
+      "fmjax": [sys.executable, HERE / "fmjax_gpt.py", f"--shape={json.dumps(shape)}"],
+      "torch eager": [*torch, "--mode=eager"],
+      "torch.compile": [*torch, "--mode=compile"],
+    }
+    rows, ratio = contest.rows(title, *contest.contend(commands, STEPS[title], rounds))
+    times += rows
+    ratios.append(ratio)
+  return times + ratios
 
 
 def first_step(cache: pathlib.Path) -> tuple[float, float]:
@@ -172,20 +93,14 @@ def loop_table(rounds: int) -> list[str]:
   held, steps = [one["held"] for one in saves], statistics.mean(one["steps"] for one in saves)
   return [
     "| quick start's shape | median ms | least, quartiles, most |", "|-|-|-|",
-    f"| the bare jitted step | {spread(found['bare'])} |",
-    f"| a step of the loop, data and log included | {spread(found['loop'])} |",
-    f"| an async save holds the loop for | {spread(held)} |",
+    f"| the bare jitted step | {contest.spread(found['bare'])} |",
+    f"| a step of the loop, data and log included | {contest.spread(found['loop'])} |",
+    f"| an async save holds the loop for | {contest.spread(held)} |",
     "",
     f"The loop adds {loop / bare - 1:+.1%}. The steps that overlap a save ({steps:.1f} of them on average) take"
     f" {statistics.median(slower):+.1%} longer (median of {len(saves)} saves,"
     f" {min(slower):+.1%} .. {max(slower):+.1%}).",
   ]  # fmt: skip
-
-
-def machine() -> str:
-  models = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-  load = os.getloadavg()[0]
-  return f"{models[0]}, {os.cpu_count()} cores; Python {platform.python_version()}; load average before: {load:.1f}."
 
 
 def main():
@@ -197,7 +112,7 @@ def main():
   args = parser.parse_args()
   today = datetime.date.today().isoformat()
   out = args.out or HERE / "results" / f"{today}-cpu-py{sys.version_info.major}{sys.version_info.minor}.md"
-  lines = [f"# Training step on CPU, {today}", "", machine()]
+  lines = [f"# Training step on CPU, {today}", "", contest.machine()]
   sections = dict(
     steps=lambda: steps_table(args.rounds, args.peer),
     start=lambda: start_table(max(1, args.rounds // 5)),
