@@ -2,21 +2,18 @@
 
 import dataclasses
 import json
-import os
 import pathlib
-import shutil
 
 import jax
 import numpy as np
 
-from fmjax.errors import FmjaxError
 from fmjax.interop.card import card
 from fmjax.interop.families import FAMILIES, family_of
 from fmjax.interop.family import OUTPUT, read_config, write_config
+from fmjax.interop.run import whole
 from fmjax.interop.safetensors import write
 from fmjax.interop.tensors import slots
 from fmjax.leaves import by_path
-from fmjax.workdir import sync_folder, trouble
 
 MAX_SHARD_SIZE = 5_000_000_000  # bytes
 SPECIAL = dict(bos="bos_token_id", eos="eos_token_id", pad="pad_token_id")
@@ -29,28 +26,17 @@ def export(out, model, params, *, tokenizer=None, hf_config=None, generation_con
   `hf_config` is the config.json that the model came with; without one, the first family that says the model's config
   is taken. `facts` are what the card says of the model's origin.
   """
-  out = pathlib.Path(out).absolute()
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise FmjaxError("USAGE", "the folder is not empty; nothing was written", where=out, fix="give another --out")
   hf = config_json(model.config, hf_config, tokenizer)
-  family = FAMILIES[hf["model_type"]]
-  draft = out.with_name(f".{out.name}.tmp{os.getpid()}")
-  try:
-    draft.mkdir(parents=True)
+  name, family = hf["architectures"][0], FAMILIES[hf["model_type"]]
+  with whole(out) as draft:
     write_json(draft / "config.json", {**hf, "dtype": str(jax.tree.leaves(params)[0].dtype)})
-    write(draft, tensors(family, hf["architectures"][0], model, params), max_shard_size)
-    if family.heads[hf["architectures"][0]].task in OUTPUT and model.config.kind != "encoder":
+    write(draft, tensors(family, name, model, params), max_shard_size)
+    if family.heads[name].task in OUTPUT and model.config.kind != "encoder":
       write_json(draft / "generation_config.json", generation_config or from_model_config(hf))
     if tokenizer is not None:
       tokenizer.save_pretrained(draft)
-    (draft / "README.md").write_text(card(out.name, hf, params, facts or {}))
-    os.replace(draft, out)
-    sync_folder(out.parent)
-  except OSError as error:
-    raise trouble(error, out, fix="free some space there, or give another --out") or error from error
-  finally:
-    shutil.rmtree(draft, ignore_errors=True)
-  return out
+    (draft / "README.md").write_text(card(pathlib.Path(out).name, hf, params, facts or {}))
+  return pathlib.Path(out)
 
 
 def write_json(path, tree: dict):
