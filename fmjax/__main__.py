@@ -75,29 +75,34 @@ def evaluate(args):
 
 
 def generate(args):
-  from fmjax.decode import Sampling
+  from fmjax import backend, continuation
 
-  names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-  sampling = Sampling.checked(**{name: getattr(args, name) for name in names})
-  import jax
+  names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "length_penalty", "repetition_penalty", "seed")
+  options = continuation.asked(args.beams, args.stop, **{name: getattr(args, name) for name in names})
+  backend.start()
+  for piece in continuation.continuation(args.model, args.prompt, options):
+    print(piece, end="", flush=True)
+  print()
 
-  from fmjax import backend, decode, spec
+
+def import_(args):
+  from fmjax import backend, spec
+  from fmjax.interop.run import import_to
 
   backend.start()
-  found = spec.load(args.model)
-  tokenizer, shown = found.tokenizer, ""
-  prompt = [tokenizer.end, *tokenizer.encode(args.prompt)]
-  print(args.prompt, end="", flush=True)
-  with jax.set_mesh(found.mesh):
-    ids = []
-    length = found.config.data.sequence_length
-    for token in decode.generate(found.model, found.params, prompt, sampling, length=length, end=tokenizer.end):
-      ids.append(token)
-      text = tokenizer.decode(ids)
-      if not text.endswith("\ufffd"):  # half a character is shown when it is whole
-        print(text[len(shown) :], end="", flush=True)
-        shown = text
-  print(tokenizer.decode(ids)[len(shown) :])
+  print(f"workdir {import_to(args.out, spec.load(args.model))}")
+
+
+def export(args):
+  from fmjax import backend, spec
+  from fmjax.interop.export import export
+  from fmjax.interop.run import facts_of
+
+  backend.start()
+  found, name = spec.load(args.model or args.workdir), args.model or args.workdir
+  how = dict(tokenizer=found.tokenizer, hf_config=found.hf_config, generation_config=found.generation_config)
+  how |= dict(facts=facts_of(found, name.partition("@")[0]), max_shard_size=int(args.max_shard_size * 1e9))
+  print(f"folder  {export(args.out, found.model, found.params, **how)}")
 
 
 def report(args):
@@ -140,13 +145,28 @@ def parser() -> Parser:
   which.add_argument("--workdir", metavar="DIR")
   which.add_argument("--model", metavar="SPEC", help="WORKDIR or WORKDIR@STEP")
   one = command("generate", generate, "Continue a prompt, streamed.")
-  one.add_argument("--model", required=True, metavar="SPEC", help="WORKDIR or WORKDIR@STEP")
-  one.add_argument("--prompt", default="", metavar="TEXT")
-  one.add_argument("--max_new_tokens", type=int, default=128)
-  one.add_argument("--temperature", type=float, default=1.0)
-  one.add_argument("--top_k", type=int)
-  one.add_argument("--top_p", type=float)
-  one.add_argument("--seed", type=int, default=0)
+  one.add_argument("--model", required=True, metavar="SPEC", help="WORKDIR, WORKDIR@STEP or hf:FOLDER")
+  one.add_argument("--prompt", default="", metavar="TEXT", help="what the text goes on from, or a T5's source")
+  one.add_argument("--max_new_tokens", type=int, help="default: 128, or what the positions leave")
+  one.add_argument("--temperature", type=float, help="1 where nothing is said; 0 takes the likeliest token")
+  one.add_argument("--top_k", type=int, help="draw among so many tokens")
+  one.add_argument("--top_p", type=float, help="draw among the likeliest tokens that hold this probability")
+  one.add_argument("--min_p", type=float, help="draw among tokens this likely against the likeliest")
+  one.add_argument("--beams", type=int, help="2 or more: beam search instead of sampling")
+  one.add_argument("--length_penalty", type=float, help="of beams: above 1 favours long texts")
+  one.add_argument("--repetition_penalty", type=float, help="above 1 makes tokens of the text less likely")
+  one.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before it; may be given again")
+  one.add_argument("--seed", type=int)
+  one = command("import", import_, "Turn a folder in Hugging Face's layout into a workdir, at step 0.")
+  one.add_argument("--model", required=True, metavar="hf:FOLDER")
+  one.add_argument("--out", required=True, metavar="DIR", help="the workdir to make")
+  one = command("export", export, "Write a model as a folder in Hugging Face's layout.")
+  which = one.add_mutually_exclusive_group(required=True)
+  which.add_argument("--workdir", metavar="DIR")
+  which.add_argument("--model", metavar="SPEC", help="WORKDIR, WORKDIR@STEP or hf:FOLDER")
+  one.add_argument("--format", choices=["hf"], default="hf")
+  one.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+  one.add_argument("--max_shard_size", type=float, default=5.0, metavar="GB", help="of one safetensors file")
   one = command("report", report, "Write one HTML page about one or several runs.")
   one.add_argument("runs", nargs="+", metavar="RUN")
   one.add_argument("--out", metavar="FILE")

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax import checkpoint, chips, data, metrics, optim, recipe, sharding, workdir
+from fmjax import checkpoint, chips, data, decode, metrics, optim, recipe, sharding, workdir
 from fmjax.config import Config, from_config_dict, to_dict
-from fmjax.decode import Sampling, generate
 from fmjax.errors import FmjaxError
 from fmjax.evaluate import evaluate
 from fmjax.models import Model
@@ -380,10 +379,11 @@ class Evaluation:
 
   def sample(self, step: int, params):
     tokenizer, prompt = self.prepared.tokenizer, self.config.train.sample_prompt
-    sampling = Sampling(self.config.train.sample_tokens, temperature=0.8, seed=self.config.seed)
-    ids = generate(
-      self.model, params, [tokenizer.end, *tokenizer.encode(prompt)], sampling,
-      length=self.config.data.sequence_length, end=tokenizer.end,
+    window = self.config.data.sequence_length
+    ids = [tokenizer.end, *tokenizer.encode(prompt)][-window:]
+    text = decode.stream(
+      self.model, params, [ids], window=window, eos_token_id=tokenizer.end,
+      max_new_tokens=self.config.train.sample_tokens, do_sample=True, temperature=0.8, seed=self.config.seed,
     )  # fmt: skip
-    self.last["sample"] = prompt + tokenizer.decode(list(ids))
+    self.last["sample"] = prompt + tokenizer.decode([int(token_B[0]) for token_B in text])
     self.writer.sample(step, prompt, self.last["sample"])

@@ -21,7 +21,7 @@ FLOORS = [
   {"objectives", "optim"},
   {"step", "data"},
   {"evaluate", "decode", "interop", "spec"},
-  {"train"},
+  {"train", "continuation"},
   {"__main__", "__init__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,5 +1,7 @@
 """From a trained model to text."""
 
-from fmjax.decode.sample import Sampling, generate
+from fmjax.decode.generate import generate, stream
+from fmjax.decode.options import Generation
+from fmjax.decode.text import pieces
 
-__all__ = ["Sampling", "generate"]
+__all__ = ["Generation", "generate", "pieces", "stream"]

@@ -60,7 +60,7 @@ def advance(beams: Beams, z_BWV, text: Text, knobs: dict, rules):
   `z_BWV` are log-probabilities after every option; `text.number` new tokens are in the running texts so far.
   """
   B, W, V = z_BWV.shape
-  keep = max(2, 1 + knobs["eos"].size) * W
+  keep = rules.continuations
   length, limit = text.number + 1, knobs["max_new_tokens"]
   score_BJ, flat_BJ = jax.lax.top_k((z_BWV + beams.score_BW[..., None]).reshape(B, W * V), keep)
   parent_BJ, token_BJ = flat_BJ // V, (flat_BJ % V).astype(jnp.int32)
@@ -71,7 +71,7 @@ def advance(beams: Beams, z_BWV, text: Text, knobs: dict, rules):
 
   score_BW, place_BW = jax.lax.top_k(score_BJ + jnp.where(stop_BJ, NEVER, 0.0), W)
 
-  full_B1 = jnp.all(beams.ended_BW, 1, keepdims=True) & (rules.early_stopping is True)
+  full_B1 = jnp.all(beams.ended_BW, 1, keepdims=True) & knobs["full_stop"]
   ends_BJ = stop_BJ & (jnp.arange(keep) < W)[None]
   final_BJ = score_BJ / length.astype(jnp.float32) ** knobs["length_penalty"]
   for out in (full_B1, ~beams.improvable_B[:, None], ~ends_BJ):
@@ -85,14 +85,12 @@ def advance(beams: Beams, z_BWV, text: Text, knobs: dict, rules):
   best_BWS = best(beams.best_BWS, texts_BJS)
   length_BW = best(beams.length_BW, jnp.broadcast_to(length, final_BJ.shape))
 
-  far = rules.early_stopping == "never"
-  reach = jnp.where(far & (knobs["length_penalty"] > 0), limit, length).astype(jnp.float32)
+  far = knobs["never_stop"] & (knobs["length_penalty"] > 0)
+  reach = jnp.where(far, limit, length).astype(jnp.float32)
   worst_BW = jnp.where(ended_BW, jnp.min(best_BW, 1, keepdims=True), NEVER)
   hope_B1 = score_BW[:, :1] / reach ** knobs["length_penalty"]
   improvable_B = beams.improvable_B & jnp.any(hope_B1 > worst_BW, 1)
-  over = ~jnp.any(improvable_B) | jnp.all(stop_BJ)
-  if rules.early_stopping is True:
-    over |= jnp.all(ended_BW)
+  over = ~jnp.any(improvable_B) | jnp.all(stop_BJ) | (knobs["full_stop"] & jnp.all(ended_BW))
   new = Beams(pick(texts_BJS, place_BW), score_BW, best_BWS, best_BW, length_BW, ended_BW, improvable_B, over)
   return new, pick(parent_BJ, place_BW)
 

@@ -23,6 +23,7 @@ def generate(model, params, input_ids, attention_mask=None, *, tokenizer=None, w
   `Generation`, and `max_length` and `min_length`, which count the prompt.
   """
   prompts, options = Prompts.of(model, input_ids, attention_mask, options)
+  prompts.check_room(model, options, None if options.num_beams > 1 else window)
   if options.num_beams > 1:
     new_BN = beams(model, params, prompts, options)
   else:
@@ -40,12 +41,12 @@ def stream(model, params, input_ids, attention_mask=None, *, tokenizer=None, win
     raise FmjaxError(
       "USAGE", "beam search has no text before its end", fix="num_beams=1, or generate without streaming"
     )
+  prompts.check_room(model, options, window)
   return tokens(model, params, prompts, options, tokenizer, window)
 
 
 def tokens(model, params, prompts: Prompts, options: Generation, tokenizer, window) -> Iterator[np.ndarray]:
   """The next token of each row, until all have ended. The device is a step ahead of what is yielded."""
-  prompts.check_room(model, options, window)
   rows, rules = prompts.rows, options.rules
   padded = prompts.padded(ways())
   knobs = place(options.knobs(len(padded.texts), prompts.width))
@@ -81,7 +82,6 @@ def tokens(model, params, prompts: Prompts, options: Generation, tokenizer, wind
 
 def beams(model, params, prompts: Prompts, options: Generation) -> np.ndarray:
   """The new tokens [B, N] of each row's best text."""
-  prompts.check_room(model, options, None)
   padded, rules = prompts.padded(ways()), options.rules
   knobs = place(options.knobs(len(padded.texts), prompts.width))
   batch, P = padded.batch(padded.texts)

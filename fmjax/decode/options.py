@@ -8,6 +8,9 @@ import numpy as np
 from fmjax.errors import FmjaxError
 from fmjax.laws import Branch, Wrong, at_least, nearest
 
+ENDS = 4  # ids of ends that a compiled step has room for, before it is compiled for more
+NO_TOKEN = np.iinfo(np.int32).max  # outside of every vocabulary: equal to no token, and a scatter drops it
+
 
 class Rules(NamedTuple):
   """What shapes the compiled step; everything else about the options is data."""
@@ -16,7 +19,7 @@ class Rules(NamedTuple):
   top_k: int | None
   no_repeat_ngram_size: int
   num_beams: int
-  early_stopping: bool | str
+  continuations: int  # of all beams of a row, that one step of beam search looks at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +104,15 @@ class Generation(Branch):
   def rules(self) -> Rules:
     sample = self.do_sample and self.temperature > 0
     top_k = self.top_k or None if sample else None
-    return Rules(sample, top_k, self.no_repeat_ngram_size, self.num_beams, self.early_stopping)
+    # With so many, num_beams stay under way even where each beam's likeliest tokens are ends.
+    continuations = max(2, 1 + len(self.eos_token_id)) * self.num_beams if self.num_beams > 1 else 0
+    return Rules(sample, top_k, self.no_repeat_ngram_size, self.num_beams, continuations)
 
   def knobs(self, rows: int, prompt_length: int) -> dict:
     """The options as arrays; one that is off is absent, so that the compiled step does not hold it."""
-    knobs = dict(pad=np.int32(self.pad), eos=np.array(self.eos_token_id, np.int32))
+    ends = np.full(-(-max(len(self.eos_token_id), 1) // ENDS) * ENDS, NO_TOKEN, np.int32)
+    ends[: len(self.eos_token_id)] = self.eos_token_id
+    knobs = dict(pad=np.int32(self.pad), eos=ends)
     if self.repetition_penalty != 1:
       knobs["repetition_penalty"] = np.float32(self.repetition_penalty)
     if self.bad_words_ids:
@@ -122,6 +129,8 @@ class Generation(Branch):
       knobs["renormalize"] = np.int32(1)
     if self.num_beams > 1:
       knobs["length_penalty"] = np.float32(self.length_penalty)
+      knobs["full_stop"] = np.bool_(self.early_stopping is True)
+      knobs["never_stop"] = np.bool_(self.early_stopping == "never")
     if self.rules.sample:
       seeds = self.seed if isinstance(self.seed, tuple) else (self.seed,) * rows
       knobs["seed_B"] = np.array(seeds, np.uint32)

@@ -17,6 +17,11 @@ def bucket(length: int, parts: int = 4) -> int:
   return -(-length // grain) * grain
 
 
+def positions(config) -> int | None:
+  """How many positions the model has, or None where it has no last one."""
+  return None if config.positions == "relative" else config.max_positions
+
+
 def rows_of(ids, mask, pad, ends) -> list[list[int]]:
   """The tokens of each row; without a mask, what is not padding (as long as padding is not also an end)."""
   if mask is None and not isinstance(ids, np.ndarray) and len({len(row) for row in ids}) > 1:
@@ -50,7 +55,7 @@ class Prompts:
     texts, source = rows_of(input_ids, attention_mask, checked.pad_token_id, checked.eos_token_id), {}
     check_tokens(texts, model.config.V)
     if model.config.kind == "encoder_decoder":
-      source = source_of(texts, model.config.has_table and model.config.max_positions)
+      source = source_of(texts, positions(model.config))
       if given is None and start is None:
         raise FmjaxError("USAGE", "an encoder_decoder needs a token to start from", fix="give decoder_start_token_id")
       texts = [[start]] * len(texts) if given is None else rows_of(given, None, None, ())
@@ -83,7 +88,7 @@ class Prompts:
     return padded_left(self.texts, self.width, pad)[0]
 
   def check_room(self, model, options: Generation, window):
-    limit = model.config.max_positions if model.config.positions != "relative" else None
+    limit = positions(model.config)
     if limit is None:
       return
     if self.width > limit:

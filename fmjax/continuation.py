@@ -1,0 +1,73 @@
+"""A SPEC and a prompt's text to the text that goes on from it: what `fmjax generate` prints."""
+
+from collections.abc import Iterator
+
+import jax
+
+from fmjax import decode, spec
+from fmjax.decode.prompts import positions
+from fmjax.errors import FmjaxError
+
+HF = "hf:"
+NEW_TOKENS = 128  # where neither the command nor the model's positions say less
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+
+
+def asked(beams: int | None, stop: list[str], **options) -> dict:
+  """The options of `decode.generate` that a command line's words mean; None is a word that was not said."""
+  options = {name: value for name, value in options.items() if value is not None}
+  if stop:
+    options["stop_strings"] = tuple(stop)
+  if beams is not None:
+    options |= dict(num_beams=beams, do_sample=False)
+  if (beams or 1) == 1 and any(name in options for name in SAMPLING):
+    options |= dict(num_beams=1, do_sample=True)
+  decode.Generation.checked(**options)
+  return options
+
+
+def published(name: str, prompt: str, options: dict):
+  """(model, parameters, its options, the prompt's ids, no window) of a folder in Hugging Face's layout."""
+  from fmjax.interop.pretrained import from_pretrained
+
+  found = from_pretrained(name.removeprefix(HF))
+  if found.tokenizer is None:
+    raise FmjaxError("TOKENIZER_BAD", "the folder has no tokenizer", where=name, fix="put its tokenizer.json there")
+  ids = found.tokenizer(prompt)["input_ids"][0].tolist()
+  start = found.tokenizer.special.get("bos", found.tokenizer.end)
+  return found, found.unstacked, found.usual(options), ids or [start], None
+
+
+def trained(name: str, prompt: str, options: dict):
+  """The same of a run. Its documents start after an `end`, and longer texts go on from their last window."""
+  found = spec.load(name)
+  end = found.tokenizer.end
+  usual = dict(do_sample=True, eos_token_id=end)
+  return (
+    found,
+    found.params,
+    usual | options,
+    [end, *found.tokenizer.encode(prompt)],
+    found.config.data.sequence_length,
+  )
+
+
+def continuation(name: str, prompt: str, options: dict) -> Iterator[str]:
+  """The model's text after `prompt`, piece by piece: a decoder's with the prompt, a source's answer alone."""
+  found, params, options, ids, window = (published if name.startswith(HF) else trained)(name, prompt, options)
+  config, tokenizer = found.model.config, found.tokenizer
+  answers = config.kind == "encoder_decoder"
+  if not {"max_new_tokens", "max_length"} & set(options):
+    limit = None if window else positions(config)
+    room = limit + 1 - (1 if answers else len(ids)) if limit else NEW_TOKENS
+    options["max_new_tokens"] = max(1, min(NEW_TOKENS, room))
+  with jax.set_mesh(found.mesh):
+    if options.get("num_beams", 1) > 1:
+      row = decode.generate(found.model, params, [ids], tokenizer=tokenizer, **options)[0]
+      new = iter(row[1 if answers else len(ids) :])
+    else:
+      rows = decode.stream(found.model, params, [ids], tokenizer=tokenizer, window=window, **options)
+      new = (token_B[0] for token_B in rows)
+    if not answers:
+      yield prompt
+    yield from decode.pieces(tokenizer, [] if answers else ids, map(int, new), options.get("stop_strings", ()))
