@@ -24,11 +24,11 @@ def forward(model, params, batch):
     lambda params, batch: (hidden := model.apply(params, batch).hidden, model.pooled(params, hidden, batch))
   )
   batch = dict(tokens=batch["tokens"])
-  return lambda: jax.block_until_ready(run(params, batch))[0]
+  return lambda: np.asarray(jax.block_until_ready(run(params, batch))[0])[0, :8, 0].tolist()
 
 
 def training(model, params, batch):
-  """The step as `fmjax train` compiles it. Gives the loss and the gradient's norm."""
+  """The step as `fmjax train` compiles it."""
   tx = optim.make(optim.AdamW(learning_rate=1e-4), model.declarations())
   update = jax.jit(functools.partial(train_step, model=model, objective=NextToken(), tx=tx), donate_argnums=0)
   state = jax.jit(lambda params: dict(step=jnp.zeros((), jnp.int32), params=params, opt=tx.init(params)))(params)
@@ -38,7 +38,7 @@ def training(model, params, batch):
     nonlocal state
     state, metrics = update(state, batch, knobs)
     jax.block_until_ready(state)
-    return np.array([metrics["loss"], metrics["grad_norm"]])
+    return float(metrics["loss"])
 
   return work
 
@@ -59,7 +59,7 @@ def main():
     start = time.perf_counter()
     work = (training if shape["train"] else forward)(model, pretrained.params, batch)
     del pretrained
-    check = np.asarray([work() for _ in range(2)][0]).flatten()[:16].tolist()
+    check = [work() for _ in range(3)] if shape["train"] else work()
     contest.serve(work, dict(start_seconds=time.perf_counter() - start, check=check, version=jax.__version__))
 
 

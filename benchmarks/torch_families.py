@@ -33,13 +33,13 @@ def forward(model, batch, mode):
 
   @torch.inference_mode()
   def work():
-    return run(input_ids=batch["tokens"]).last_hidden_state
+    return run(input_ids=batch["tokens"]).last_hidden_state[0, :8, 0].tolist()
 
   return work
 
 
 def training(model, batch, mode):
-  """The update of `torch_gpt.py`: fused AdamW, decay of matrices alone, clipping. Gives loss and gradient norm."""
+  """The update of `torch_gpt.py`: fused AdamW, decay of matrices alone, clipping."""
   model.train()
   run = torch.compile(model) if mode == "compile" else model
   labels = torch.where(batch["weights"] > 0, batch["targets"], -100)
@@ -55,10 +55,10 @@ def training(model, batch, mode):
   def work():
     loss = run(**inputs).loss
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return torch.stack([loss.detach(), norm])
+    return loss.item()
 
   return work
 
@@ -80,7 +80,7 @@ def main():
   batch = {name: torch.from_numpy(x) for name, x in make_batch(shape, model.config.vocab_size).items()}
   start = time.perf_counter()
   work = (training if shape["train"] else forward)(model, batch, args.mode)
-  check = [work() for _ in range(2)][0].flatten()[:16].tolist()
+  check = [work() for _ in range(3)] if shape["train"] else work()
   ready = dict(start_seconds=time.perf_counter() - start, check=check, version=torch.__version__)
   contest.serve(work, ready)
 
