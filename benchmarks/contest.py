@@ -61,12 +61,12 @@ def machine_cpu() -> tuple[int, int]:
   return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
-def contend(commands: dict, steps: int, rounds: int, platform="cpu") -> tuple[list[Contender], float]:
+def contend(commands: dict, steps: int, rounds: int) -> tuple[list[Contender], float]:
   """The contenders after all rounds, and the share of the machine that anything else took meanwhile.
 
   Each round has a turn of `steps` of each, in an order that rotates.
   """
-  env = dict(os.environ, JAX_PLATFORMS=platform, XLA_PYTHON_CLIENT_PREALLOCATE="false")  # one GPU serves all
+  env = dict(os.environ, JAX_PLATFORMS="cpu")
   contenders = []
   with contextlib.ExitStack() as closing:
     for name, command in commands.items():

@@ -22,10 +22,10 @@ def config_of(shape: dict) -> Config:
   model = {name: shape[name] for name in "LNDV"}
   return from_config_dict(
     dict(
-      model=dict(model, init_std=0.02, scan_layers=shape.get("scan_layers", False)),
+      model=dict(model, init_std=0.02, scan_layers=False),
       data=dict(sequence_length=shape["T"]),
       optimizer=dict(name="adamw", learning_rate=1e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
-      train=dict(batch_size=shape["B"], dtype=shape.get("dtype", "float32")),
+      train=dict(batch_size=shape["B"]),
     )
   )
 
@@ -49,8 +49,7 @@ def main():
   parser = argparse.ArgumentParser()
   parser.add_argument("--shape", type=json.loads, required=True, help='{"L", "N", "D", "T", "B", "V"}')
   shape = parser.parse_args().shape
-  if jax.default_backend() == "cpu":
-    backend.keep_memory()
+  backend.keep_memory()
   config = config_of(shape)
   with jax.set_mesh(sharding.make_mesh(config.mesh)):
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The peer: the same decoder and training step in PyTorch, served to `train_step.py` turn by turn.
+"""The peer: the same decoder and training step in PyTorch on CPU, served to `train_step.py` turn by turn.
 
 Runs in an environment of its own (torch and numpy, nothing of fmjax):
 `python torch_gpt.py --shape='{...}' --mode=compile`.
@@ -43,17 +43,17 @@ class GPT(nn.Module):
         nn.init.normal_(parameter, std=0.02)
 
   def forward(self, tokens_BT, targets_BT):
-    x_BTD = self.tokens(tokens_BT) + self.positions(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
+    x_BTD = self.tokens(tokens_BT) + self.positions(torch.arange(tokens_BT.shape[1]))
     for block in self.blocks:
       x_BTD = block(x_BTD)
     logits = self.norm(x_BTD) @ self.tokens.weight.T
     return functional.cross_entropy(logits.flatten(0, 1), targets_BT.flatten())
 
 
-def make_step(shape, mode, adam, device):
+def make_step(shape, mode, adam):
   """A function of (tokens, targets) that makes one update and returns the loss as a float."""
   torch.manual_seed(0)
-  model = GPT(shape["L"], shape["N"], shape["D"], shape["T"], shape["V"]).to(device)
+  model = GPT(shape["L"], shape["N"], shape["D"], shape["T"], shape["V"])
   loss_of = torch.compile(model) if mode == "compile" else model
   groups = [
     {"params": [p for p in model.parameters() if p.dim() == 2], "weight_decay": 0.1},
@@ -62,8 +62,7 @@ def make_step(shape, mode, adam, device):
   optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), **{adam: True})
 
   def step(tokens_BT, targets_BT):
-    with torch.autocast(device, torch.bfloat16, enabled=shape.get("dtype") == "bfloat16"):
-      loss = loss_of(tokens_BT, targets_BT)
+    loss = loss_of(tokens_BT, targets_BT)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -79,16 +78,14 @@ def main():
   parser.add_argument("--mode", choices=("eager", "compile"), required=True)
   parser.add_argument("--adam", choices=("fused", "foreach"), default="fused")
   parser.add_argument("--threads", type=int, default=2)
-  parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
   args = parser.parse_args()
   torch.set_num_threads(args.threads)
   shape = args.shape
   tokens = torch.randint(65, (shape["B"], shape["T"] + 1), generator=torch.Generator().manual_seed(1))
-  tokens = tokens.to(args.device)
   tokens_BT, targets_BT = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
   start = time.perf_counter()
-  step = make_step(shape, args.mode, args.adam, args.device)
+  step = make_step(shape, args.mode, args.adam)
   losses = [step(tokens_BT, targets_BT) for _ in range(3)]
   ready = {"start_seconds": time.perf_counter() - start, "losses": losses, "version": torch.__version__}
   contest.serve(lambda: step(tokens_BT, targets_BT), ready)
