@@ -1,6 +1,7 @@
 """T5 and mT5, BART, and the Transformer of Vaswani et al. as Marian trains it."""
 
 from fmjax.interop.family import ACTIVATIONS, Family, Head, Part, unsupported
+from fmjax.models.embed import sinusoids
 
 # T5: Raffel et al. 2020, arXiv:1910.10683; v1.1: Shazeer 2020, arXiv:2002.05202; mT5: Xue et al. 2021, 2010.11934.
 
@@ -161,12 +162,22 @@ BART = Family(
     "BartForQuestionAnswering": Head("qa", {}, {"head/classes": "qa_outputs"}),
   },
 )  # fmt: skip
+
+
+def sines(config, name) -> dict:
+  """The tables of positions: transformers looks for them in the class without a head alone."""
+  if name != "MarianModel":
+    return {}
+  table = sinusoids(config.max_positions, config.D)
+  return {f"{stack}.embed_positions.weight": table for stack in ("encoder", "decoder")}
+
+
 MARIAN = Family(
   "marian", "model.", BART_SIZES, BART_FIXED | dict(positions="sinusoidal"),
   BART_DEFAULTS | dict(vocab_size=58101, pad_token_id=58100, eos_token_id=0, decoder_start_token_id=58100,
                        forced_eos_token_id=0, decoder_vocab_size=None),
   BART_MODULES, read=read_bart, write=write_bart, laws=BART_LAWS | dict(normalize_embedding=False),
-  aliases=BART.aliases, buffers=r"(.*\.)?(en|de)coder\.embed_positions\.weight",
+  aliases=BART.aliases, computed=sines, buffers=r"(.*\.)?(en|de)coder\.embed_positions\.weight",
   heads={
     "MarianModel": Head("base", prefix=""),
     "MarianMTModel": Head("lm", dict(output_bias=True), GENERATES),

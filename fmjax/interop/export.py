@@ -96,7 +96,10 @@ def tensors(family, name: str, model, params) -> dict:
       slot.view(made)[...] = layer[tuple(map(slice, slot.shape))]  # what pads V stays here
     return made
 
-  return {
+  made = {
     one: (flat[parts[0][0]].dtype, parts[0][2].file_shape, lambda parts=parts: make(parts))
-    for one, parts in sorted(places.items())
+    for one, parts in places.items()
   }
+  made |= {one: (array.dtype, array.shape, lambda array=array: array)
+           for one, array in family.computed(model.config, name).items()}  # fmt: skip
+  return dict(sorted(made.items()))

@@ -84,6 +84,7 @@ class Family:
   tied_anyway: bool = False  # transformers ties this family's tables whatever its config says
   aliases: Mapping = dataclasses.field(default_factory=dict)  # tensor -> other names of the same
   buffers: str = r"$^"  # tensors that are no parameters
+  computed: Callable = lambda config, name: {}  # tensors that are no parameters and yet written, by name
   counts_tokens: bool = False  # positions count the tokens that are not padding
   conv1d: bool = False  # maps in blocks are stored as [ins, outs]
 
@@ -164,7 +165,8 @@ def write_config(family: Family, name: str, config: TransformerConfig) -> dict:
     hf["id2label"] = {str(n): f"LABEL_{n}" for n in range(config.classes)}
     hf["label2id"] = {label: int(n) for n, label in hf["id2label"].items()}
   hf |= family.write(config)
-  return hf
+  ids = {key: config.V - 1 for key, token in hf.items() if key.endswith("_token_id") and (token or 0) >= config.V}
+  return hf | ids  # Marian's padding is its last token
 
 
 def differing(family: Family, name: str, config: TransformerConfig) -> list[str]:
