@@ -53,6 +53,19 @@ def read_baselines(folder) -> dict:
 
 
 def evaluate(args):
+  name = args.model or args.workdir
+  if args.data is None:
+    if args.length is not None or args.stride is not None:
+      raise FmjaxError("USAGE", "--length and --stride are the window over a text", fix="give --data=FILE too")
+    return evaluate_split(name)
+  from fmjax import backend, perplexity
+
+  backend.start()
+  for key, value in perplexity.evaluate_text(name, args.data, args.length, args.stride).items():
+    print(f"{key:<20} {value if isinstance(value, str) else format(value, '.6f')}")
+
+
+def evaluate_split(name: str):
   import functools
 
   import jax
@@ -63,7 +76,9 @@ def evaluate(args):
   from fmjax.train import make_batches
 
   backend.start()
-  found = spec.load(args.model or args.workdir)
+  found = spec.load(name)
+  if found.manifest.get("data_fingerprint") is None:
+    raise FmjaxError("USAGE", f"{name} was not trained here: it has no eval split", fix="give a text: --data=FILE")
   prepared = data.prepare(found.config.data)
   data.check_fingerprint(found.manifest["data_fingerprint"], prepared)
   with jax.set_mesh(found.mesh):
@@ -140,10 +155,15 @@ def parser() -> Parser:
   one = command("train", train, "Train a config; run again to resume.")
   one.add_argument("--config", metavar="FILE[:ARG]", help="a recipe; --config.a.b=v changes a field of it")
   one.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-  one = command("eval", evaluate, "Evaluate a trained model on its eval split.")
+  one = command("eval", evaluate, "Evaluate a model on its run's eval split, or on the text of a file.")
   which = one.add_mutually_exclusive_group(required=True)
   which.add_argument("--workdir", metavar="DIR")
-  which.add_argument("--model", metavar="SPEC", help="WORKDIR or WORKDIR@STEP")
+  which.add_argument("--model", metavar="SPEC", help="WORKDIR, WORKDIR@STEP or hf:FOLDER")
+  one.add_argument(
+    "--data", metavar="FILE", help='a text, or .jsonl of {"text": ...} or {"source": ..., "target": ...}'
+  )
+  one.add_argument("--length", type=int, metavar="TOKENS", help="of the window that slides over a text")
+  one.add_argument("--stride", type=int, metavar="TOKENS", help="by which it slides; default: half its length")
   one = command("generate", generate, "Continue a prompt, streamed.")
   one.add_argument("--model", required=True, metavar="SPEC", help="WORKDIR, WORKDIR@STEP or hf:FOLDER")
   one.add_argument("--prompt", default="", metavar="TEXT", help="what the text goes on from, or a T5's source")

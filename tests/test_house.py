@@ -20,7 +20,7 @@ FLOORS = [
   {"models", "report"},
   {"objectives", "optim"},
   {"step", "data"},
-  {"evaluate", "decode", "interop", "spec"},
+  {"evaluate", "decode", "interop", "spec", "scoring", "perplexity", "harness"},
   {"train", "continuation"},
   {"__main__", "__init__"},
 ]
