@@ -43,6 +43,7 @@ SILENT = re.compile(
 
 # A field that two configs may differ in and still compute the same.
 ASIDE = ("preset", "scan_layers", "dropout", "init_std")
+OPTIONAL = ("attention_softcap", "output_softcap", "max_positions", "init_std")  # fields whose key may be null
 OUTPUT = ("lm", "pretraining")  # the tasks that give logits over the vocabulary
 
 
@@ -179,7 +180,8 @@ def differing(family: Family, name: str, config: TransformerConfig) -> list[str]
   if family.tied_anyway:
     aside = (*aside, "tied")
   names = [field.name for field in dataclasses.fields(config) if field.name not in aside]
-  return [field for field in names if getattr(config, field) != getattr(again, field)]
+  unsaid = {field for field in family.sizes if getattr(config, field) is None and field not in OPTIONAL}
+  return [field for field in names if field in unsaid or getattr(config, field) != getattr(again, field)]
 
 
 def name_of(family: Family, head: Head, path: str, prefix: str, gated: bool) -> Part | None:

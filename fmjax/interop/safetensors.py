@@ -155,7 +155,7 @@ def write_file(path, tensors: dict) -> int:
   with open(path, "wb") as file:
     file.write(len(text).to_bytes(8, "little") + text)
     for dtype, shape, make in tensors.values():
-      array = np.ascontiguousarray(make(), dtype)
+      array = np.asarray(make(), dtype, order="C")
       assert array.shape == tuple(shape), (array.shape, shape)
       file.write(array.reshape(-1).view(np.uint8).data)
     file.flush()
