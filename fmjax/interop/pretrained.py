@@ -124,9 +124,9 @@ class Pretrained:
 
   @functools.cached_property
   def unstacked(self):
-    """The parameters, each layer's on their own: decoding then slices no stack at each step."""
+    """The parameters as decoding reads them best: each layer's on their own, the matrices' outputs first."""
     with jax.set_mesh(self.mesh):
-      return jax.jit(self.model.unstack)(self.params)
+      return jax.jit(functools.partial(self.model.unstack, turned=True))(self.params)
 
   def generate(self, input_ids, attention_mask=None, **options) -> np.ndarray:
     """Token ids [B, T] as transformers gives them; the options are those of `decode.generate`.

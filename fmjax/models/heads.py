@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fmjax.kernels.linear import turned
 from fmjax.models.feedforward import ACTIVATIONS
 from fmjax.models.linear import Layer
 from fmjax.models.norm import Norm
@@ -72,7 +73,11 @@ def logits(config, dtype, params, hidden_BTD):
   """z_BTV in float32; the ids that only pad V to its multiple get -inf."""
   x, bias_V = states(config, dtype, params, hidden_BTD)
   equation = "BTR,VR->BTV" if config.R else "BTD,VD->BTV"
-  z_BTV = einsum(equation, x, output_embedding(params).astype(x.dtype), accumulate=jnp.float32)
+  e_VD = output_embedding(params).astype(x.dtype)
+  if x.dtype == jnp.float32:
+    z_BTV = turned(equation, x, e_VD)
+  else:
+    z_BTV = einsum(equation, x, e_VD, accumulate=jnp.float32)
   if bias_V is not None:
     z_BTV += bias_V[None, None]
   if config.output_softcap is not None:

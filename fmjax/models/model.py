@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax.architecture import TransformerConfig
+from fmjax.leaves import by_path, nested
 from fmjax.models import cache as caches
 from fmjax.models import heads, linear
 from fmjax.models.attention import Sight
@@ -122,19 +123,36 @@ class Model:
     """An empty cache of `length` slots (see `models/cache.py`), for stacked or for unstacked parameters."""
     return caches.empty(self.config, self.dtype, batch_size, length, source_length, stacked)
 
-  def unstack(self, params):
-    """The same parameters with each layer's on their own, {"0": ...}: decoding then slices no stack at each step."""
+  def unstack(self, params, turned: bool = False):
+    """The same parameters with each layer's on their own, {"0": ...}: decoding then slices no stack at each step.
+
+    `turned`: the matrices of the decoder's layers have their outputs first, and say so in their names.
+    """
 
     def layers(blocks, count):
       if self.config.shared_layers:
         return {"0": blocks}
       return {str(number): jax.tree.map(lambda x: x[number], blocks) for number in range(count)}
 
-    params = {**params, "blocks": layers(params["blocks"], self.config.L)}
+    blocks = layers(params["blocks"], self.config.L)
+    if turned:
+      blocks = {number: self.turn(layer) for number, layer in blocks.items()}
+    params = {**params, "blocks": blocks}
     if "encoder" in params:
       blocks = layers(params["encoder"]["blocks"], self.config.source_L)
       params["encoder"] = {**params["encoder"], "blocks": blocks}
     return params
+
+  def turn(self, layer):
+    declared = {path.removeprefix("blocks/"): one for path, one in self.declarations().items()}
+
+    def one(path, x):
+      if declared[path].kind != "matrix":
+        return path, x
+      ins = len(declared[path].ins)
+      return path + linear.TURNED, jnp.transpose(x, (*range(ins, x.ndim), *range(ins)))
+
+    return nested(dict(one(path, x) for path, x in by_path(layer).items()))
 
   def states(self, params, hidden_BTD):
     """What meets the output table `heads.output_embedding`, [B, T, R or D], and the logits' bias_V or None."""

@@ -50,13 +50,14 @@ def decoded(params, cache, token_B1, positions_B1, *, model):
 
 
 MESHES = {"one device": {}, "mesh": dict(fsdp=2, tensor=2), "mesh of data and tensor": dict(data=2, tensor=4)}
-CASES = [(name, True, "one device") for name in MODELS] + [("windowed", False, "one device")]
-CASES += [("rotary, grouped", False, "mesh"), ("learned, source", True, "mesh"), ("relative, source", False, "mesh")]
-CASES += [("learned", True, "mesh of data and tensor")]
+CASES = [(name, "stacked", "one device") for name in MODELS] + [("windowed", "unstacked", "one device")]
+CASES += [("rotary, grouped", "turned", "one device"), ("rotary, grouped", "unstacked", "mesh")]
+CASES += [("relative, source", "turned", "one device"), ("relative, source", "turned", "mesh")]
+CASES += [("learned, source", "stacked", "mesh"), ("learned", "stacked", "mesh of data and tensor")]
 
 
-@pytest.mark.parametrize(("name", "stacked", "mesh"), CASES)
-def test_cached_steps_are_the_full_forward_pass(name, stacked, mesh, on):
+@pytest.mark.parametrize(("name", "form", "mesh"), CASES)
+def test_cached_steps_are_the_full_forward_pass(name, form, mesh, on):
   model, init = made(name)
   source = {}
   if model.config.kind == "encoder_decoder":
@@ -65,7 +66,8 @@ def test_cached_steps_are_the_full_forward_pass(name, stacked, mesh, on):
   with on(**MESHES[mesh]):
     params = init(jax.random.key(0))
     z_BTV = np.asarray(full(params, dict(tokens=np.array(TEXTS, np.int32), **source), model=model))
-    params = params if stacked else jax.jit(model.unstack)(params)
+    if form != "stacked":
+      params = jax.jit(functools.partial(model.unstack, turned=form == "turned"))(params)
     tokens_BP, segments_BP = padded_left([text[:cut] for text, cut in zip(TEXTS, CUT)], 6, 0)
     cache, _, z_BV = prefilled(params, dict(tokens=tokens_BP, segments=segments_BP, **source), model=model)
     for ahead in range(4):
