@@ -49,9 +49,16 @@ def prefixes(family: Family, head: Head) -> list[str]:
   return list(dict.fromkeys([own, family.prefix, "", *sorted(others)]))
 
 
+@functools.lru_cache(4)  # of a second's work
+def described(model: Model, mesh) -> tuple[dict, dict]:
+  """({path: shape, dtype and sharding}, {path: Declaration}) of a model's parameters on the mesh, which is set."""
+  shapes = by_path(jax.eval_shape(model.init, jax.random.key(0)))
+  return {path: placed(like) for path, like in shapes.items()}, model.declarations()
+
+
 def lay_out(family: Family, head: Head, model: Model, tensors: Tensors) -> tuple[str, dict]:
   """(prefix, {path: Slots}) with the prefix that most of the tensors have."""
-  shapes, declarations = by_path(jax.eval_shape(model.init, jax.random.key(0))), model.declarations()
+  shapes, declarations = described(model, jax.sharding.get_mesh())
   made = {
     prefix: slots(family, head, model.config, declarations, shapes, prefix) for prefix in prefixes(family, head)
   }
@@ -246,7 +253,7 @@ def put_layer(leaf, layer, number):
 
 def load_params(plan: Plan, tensors: Tensors, dtype) -> dict:
   """The parameters of a Plan, at rest on the mesh that is set."""
-  likes = {path: placed(like) for path, like in by_path(jax.eval_shape(plan.model.init, jax.random.key(0))).items()}
+  likes, _ = described(plan.model, jax.sharding.get_mesh())
   flat = {path: assemble(tensors, plan.slots[path], likes[path], dtype) for path in likes if path not in plan.fresh}
   if plan.fresh:
     made = jax.jit(lambda key: {path: by_path(plan.model.init(key))[path].astype(dtype) for path in plan.fresh})
