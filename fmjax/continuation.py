@@ -61,12 +61,13 @@ def continuation(name: str, prompt: str, options: dict) -> Iterator[str]:
     limit = None if window else positions(config)
     room = limit + 1 - (1 if answers else len(ids)) if limit else NEW_TOKENS
     options["max_new_tokens"] = max(1, min(NEW_TOKENS, room))
+  prompts = [ids], [[1] * len(ids)]  # a mask, so that no token of the text is taken for padding
   with jax.set_mesh(found.mesh):
     if options.get("num_beams", 1) > 1:
-      row = decode.generate(found.model, params, [ids], tokenizer=tokenizer, **options)[0]
+      row = decode.generate(found.model, params, *prompts, tokenizer=tokenizer, **options)[0]
       new = iter(row[1 if answers else len(ids) :])
     else:
-      rows = decode.stream(found.model, params, [ids], tokenizer=tokenizer, window=window, **options)
+      rows = decode.stream(found.model, params, *prompts, tokenizer=tokenizer, window=window, **options)
       new = (token_B[0] for token_B in rows)
     if not answers:
       yield prompt
