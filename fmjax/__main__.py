@@ -102,8 +102,9 @@ def generate(args):
 
 def import_(args):
   from fmjax import backend, spec
-  from fmjax.interop.run import import_to
+  from fmjax.interop.run import check_empty, import_to
 
+  check_empty(args.out)
   backend.start()
   print(f"workdir {import_to(args.out, spec.load(args.model))}")
 
@@ -111,8 +112,9 @@ def import_(args):
 def export(args):
   from fmjax import backend, spec
   from fmjax.interop.export import export
-  from fmjax.interop.run import facts_of
+  from fmjax.interop.run import check_empty, facts_of
 
+  check_empty(args.out)
   backend.start()
   found, name = spec.load(args.model or args.workdir), args.model or args.workdir
   how = dict(tokenizer=found.tokenizer, hf_config=found.hf_config, generation_config=found.generation_config)

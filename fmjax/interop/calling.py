@@ -97,7 +97,9 @@ def make_batch(config, family: Family, task: str, hf: dict, given: dict) -> dict
   if "token_type_ids" in given and config.token_types:
     batch["token_types"] = given["token_type_ids"]
   if "position_ids" in given:
-    batch["positions"] = np.broadcast_to(given["position_ids"], ids.shape)
+    # RoBERTa's count rows of the table, those before the first position too.
+    first = config.first_position if family.counts_tokens else 0
+    batch["positions"] = np.broadcast_to(given["position_ids"] - first, ids.shape)
   elif family.counts_tokens:
     real = ids != special("pad_token_id")
     batch["positions"] = np.where(real, np.cumsum(real, 1) - 1, -1)

@@ -13,12 +13,17 @@ from fmjax.config import to_dict
 from fmjax.errors import FmjaxError
 
 
-@contextlib.contextmanager
-def whole(out):
-  """A folder to fill: at the end of the `with` it is renamed to `out`, or gone. FmjaxError where `out` has files."""
+def check_empty(out):
   out = pathlib.Path(out).absolute()
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise FmjaxError("USAGE", "the folder is not empty; nothing was written", where=out, fix="give another --out")
+
+
+@contextlib.contextmanager
+def whole(out):
+  """A folder to fill: at the end of the `with` it is renamed to `out`, or gone. FmjaxError where `out` has files."""
+  check_empty(out)
+  out = pathlib.Path(out).absolute()
   draft = out.with_name(f".{out.name}.tmp{os.getpid()}")
   try:
     draft.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -11,6 +12,7 @@ from fmjax import checkpoint, spec
 from fmjax.__main__ import main
 from fmjax.config import to_dict
 from fmjax.errors import FmjaxError
+from fmjax.interop import from_pretrained
 from fmjax.interop.run import facts_of, import_to
 from tests.interop.folders import FOLDERS, GOLDEN
 
@@ -61,3 +63,22 @@ def test_a_folder_that_is_not_there():
 
 def test_another_format():
   assert main(["export", "--model=hf:x", "--format=onnx", "--out=never"]) == 64
+
+
+def test_what_was_trained_here_goes_out_with_its_tokenizer_and_its_numbers(tmp_path, monkeypatch):
+  monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
+  (tmp_path / "text.txt").write_text("".join(f"line {n} of a text about nothing\n" * 3 for n in range(60)))
+  recipe = GOLDEN.parent / "recipes" / "tiny.py"
+  words = [f"--config={recipe}", f"--config.data.path={tmp_path / 'text.txt'}", "--config.train.steps=3"]
+  assert main(["train", *words, f"--workdir={tmp_path / 'run'}"]) == 0
+  assert main(["export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 0
+  ran, found = spec.load(str(tmp_path / "run")), from_pretrained(tmp_path / "out")
+  assert found.architecture == "GPT2LMHeadModel" and same(ran.params["blocks"], found.params["blocks"])
+  ids = ran.tokenizer.encode("line 7")
+  assert found.tokenizer.encode("line 7") == ids and found.hf_config["eos_token_id"] == ran.tokenizer.end
+  with jax.set_mesh(ran.mesh):
+    tokens_BT = np.array([ids], np.int32)
+    z_BTV = ran.model.logits(ran.params, ran.model.apply(ran.params, dict(tokens=jnp.asarray(tokens_BT))).hidden)
+  np.testing.assert_allclose(found(tokens_BT).logits[0], np.asarray(z_BTV)[0, :, : found.config.V], atol=1e-5)
+  card = (tmp_path / "out" / "README.md").read_text()
+  assert "| steps | 3 |" in card and "eval/loss" in card and "text.txt" in card
