@@ -17,6 +17,8 @@ ENCODER = dict(
 ROBERTA = ENCODER | dict(
   max_position_embeddings=32, type_vocab_size=1, bos_token_id=0, pad_token_id=1, eos_token_id=2, layer_norm_eps=1e-5
 )
+CAUSAL_ENCODER = ENCODER | dict(is_decoder=True, max_position_embeddings=96, bos_token_id=1, eos_token_id=2)
+CAUSAL_ROBERTA = ROBERTA | dict(is_decoder=True, max_position_embeddings=98)
 ALBERT = ENCODER | dict(num_hidden_layers=3, embedding_size=10)
 ELECTRA = ENCODER | dict(embedding_size=14)
 LLAMA = dict(
@@ -101,6 +103,11 @@ FAMILIES = {
   ),
   "electra": ("electra", ELECTRA, heads("Electra", f"PreTraining {MASKED}")),
   "electra-square": ("electra", ELECTRA | dict(embedding_size=24), heads("Electra", "PreTraining MaskedLM")),
+  # Encoders that see only what came before, as the decoders of pairs made of two published encoders.
+  "bert-decoder": ("bert", CAUSAL_ENCODER, ["BertLMHeadModel"]),
+  "roberta-decoder": ("roberta", CAUSAL_ROBERTA, ["RobertaForCausalLM"]),
+  "xlm-roberta-decoder": ("xlm-roberta", CAUSAL_ROBERTA, ["XLMRobertaForCausalLM"]),
+  "electra-decoder": ("electra", CAUSAL_ENCODER | dict(embedding_size=14), ["ElectraForCausalLM"]),
   "gpt2": (
     "gpt2",
     dict(vocab_size=99, n_embd=20, n_layer=2, n_head=5, n_positions=96)
