@@ -21,13 +21,13 @@ LAWS = {
   "quantization_config": None, "position_embedding_type": "absolute", "add_cross_attention": False,
   "partial_rotary_factor": 1.0, "use_bidirectional_attention": False, "num_local_experts": None, "num_experts": None,
   "attn_logit_softcapping": None, "final_logit_softcapping": None, "chunk_size_feed_forward": 0,
-  "cross_attention_hidden_size": None, "pruned_heads": {},
+  "cross_attention_hidden_size": None, "pruned_heads": {}, "rope_interleaved": False,
 }  # fmt: skip
 
 # Keys that say nothing about what a forward pass without dropout computes.
 SILENT = re.compile(
   r"_name_or_path|architectures|model_type|auto_map|transformers_version|(torch_)?dtype|use_cache|(id2|2id)?label.*"
-  r"|num_labels|problem_type|.*_token_ids?|.*token_index|.*(dropout|drop|layerdrop)(_prob|_rate)?|.*_pdrop|.*_dropout"
+  r"|_?num_labels|problem_type|.*_token_ids?|.*token_index|.*(dropout|drop|layerdrop)(_prob|_rate)?|.*_pdrop|.*_dropout"
   r"|init(ializer)?_.*|task_specific_params|gradient_checkpointing|output_(past|attentions|hidden_states)"
   r"|(use_)?return_dict.*|tie_word_embeddings|is_(encoder_)?decoder|tokenizer_class|finetuning_task|summary_.*"
   r"|pretraining_tp|pooler_.*|directionality|language|prefix|(max|min)_length|num_beams?(_groups)?|early_stopping"
@@ -36,9 +36,9 @@ SILENT = re.compile(
   r"|exponential_decay_length_penalty|output_scores|save_step|n_ctx|n_special|predict_special_tokens|torchscript"
   r"|use_bfloat16|tf_legacy_loss|_?attn_implementation.*|_experts_implementation|cache_implementation"
   r"|reorder_and_upcast_attn|max_window_layers|_?sliding_window_pattern|gradient_.*|model_max_length|vocab_file"
-  r"|static_position_embeddings|extra_pos_embeddings|classif_.*|.*classifier_dropout|net_structure_type|embedding_scale"
+  r"|static_position_embeddings|extra_pos_embeddings|classif_.*|.*classifier_dropout|net_structure_type|layers_to_keep"
   r"|num_memory_blocks|down_scale_factor|gap_size|num_hidden_layers|n_positions|output_past|is_gated_act|dense_act_fn|scale_decoder_outputs"
-  r"|transformers\.js_config|use_mems.*|save_.*|layer_norm_type|hidden_act"
+  r"|transformers\.js_config|use_mems.*|save_.*|hidden_act|tie_weights_|is_llama_config"
 )
 
 # A field that two configs may differ in and still compute the same.

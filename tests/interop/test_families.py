@@ -111,3 +111,54 @@ def test_a_structure_of_no_family_names_its_fields():
   with pytest.raises(FmjaxError) as caught:
     family_of(TransformerConfig(V=99, positions="relative", norm="rms", qk_norm=True, bias=False))
   assert "model." in str(caught.value) and caught.value.status == 78
+
+
+# What the published folders say that matters here, in the words of the versions that wrote them.
+WORDS = {
+  "bert-base-uncased": dict(
+    model_type="bert", architectures=["BertForMaskedLM"], hidden_act="gelu", hidden_size=768, intermediate_size=3072,
+    layer_norm_eps=1e-12, position_embedding_type="absolute", num_attention_heads=12, num_hidden_layers=12,
+    gradient_checkpointing=False, type_vocab_size=2, vocab_size=30522),
+  "gpt2": dict(
+    model_type="gpt2", architectures=["GPT2LMHeadModel"], n_ctx=1024, n_embd=768, n_head=12, n_layer=12,
+    summary_use_proj=True, task_specific_params={"text-generation": {"max_length": 50}}, vocab_size=50257),
+  "albert-base-v2": dict(
+    model_type="albert", architectures=["AlbertForMaskedLM"], embedding_size=128, hidden_act="gelu_new",
+    hidden_size=768, intermediate_size=3072, inner_group_num=1, num_hidden_groups=1, num_attention_heads=12,
+    num_hidden_layers=12, net_structure_type=0, gap_size=0, vocab_size=30000),
+  "llama-3.2-1b": dict(
+    model_type="llama", architectures=["LlamaForCausalLM"], attention_bias=False, head_dim=64, hidden_size=2048,
+    intermediate_size=8192, max_position_embeddings=131072, num_attention_heads=32, num_hidden_layers=16,
+    num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta=500000.0, tie_word_embeddings=True, vocab_size=128256,
+    rope_scaling=dict(factor=32.0, high_freq_factor=4.0, low_freq_factor=1.0, rope_type="llama3",
+                      original_max_position_embeddings=8192)),
+  "mistral-7b-v0.1": dict(
+    model_type="mistral", architectures=["MistralForCausalLM"], hidden_size=4096, intermediate_size=14336,
+    max_position_embeddings=32768, num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta=10000.0, sliding_window=4096),
+  "qwen2-0.5b": dict(
+    model_type="qwen2", architectures=["Qwen2ForCausalLM"], hidden_size=896, intermediate_size=4864,
+    max_position_embeddings=131072, max_window_layers=24, num_attention_heads=14, num_hidden_layers=24,
+    num_key_value_heads=2, rope_theta=1000000.0, sliding_window=131072, use_sliding_window=False,
+    tie_word_embeddings=True, vocab_size=151936),
+  "gemma-2-2b": dict(
+    model_type="gemma2", architectures=["Gemma2ForCausalLM"], hidden_act="gelu_pytorch_tanh", head_dim=256,
+    hidden_size=2304, num_hidden_layers=26, query_pre_attn_scalar=256, sliding_window=4096, rope_theta=10000.0),
+  "gemma-3-1b": dict(
+    model_type="gemma3_text", architectures=["Gemma3ForCausalLM"], head_dim=256, hidden_size=1152,
+    intermediate_size=6912, max_position_embeddings=32768, num_attention_heads=4, num_key_value_heads=1,
+    rope_local_base_freq=10000, rope_theta=1000000, sliding_window=512, sliding_window_pattern=6, vocab_size=262144),
+  "opus-mt-en-de": dict(
+    model_type="marian", architectures=["MarianMTModel"], activation_function="swish", add_final_layer_norm=False,
+    d_model=512, decoder_attention_heads=8, decoder_ffn_dim=2048, decoder_layers=6, encoder_attention_heads=8,
+    encoder_ffn_dim=2048, encoder_layers=6, max_position_embeddings=512, normalize_embedding=False,
+    scale_embedding=True, static_position_embeddings=True, vocab_size=58101),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", WORDS)
+def test_a_published_config_is_its_preset(preset):
+  hf = WORDS[preset]
+  family = FAMILIES[hf["model_type"]]
+  assert not check_laws(family, hf)
+  read = read_config(family, hf["architectures"][0], hf)
+  assert read == TransformerConfig(**PRESETS[preset] | dict(init_std=read.init_std))
