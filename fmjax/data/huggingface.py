@@ -143,6 +143,7 @@ class HuggingFace(Published):
     if flags or backend.post_processor is None:
       backend.post_processor = vocabularies.template(family, tokens, config, vocabulary)
     self.special = {n: vocabulary[t] for n, t in tokens.items()}
+    self.named = frozenset(self.special)  # by its own files; the model's config adds to the others
     self.finish(config, family)
 
   def made(self, name: str | None, config: dict, tokens: dict) -> Backend:

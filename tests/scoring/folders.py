@@ -26,14 +26,14 @@ def write(name: str, out, kind: str | None = None) -> pathlib.Path:
   usual, begins = FOLDERS.get(name, (kind, False))
   out = pathlib.Path(out)
   out.mkdir(parents=True)
-  for file in ("config.json", "model.safetensors", "generation_config.json"):
-    source = HERE.parent / "golden" / name / (kind or usual) / file
-    if source.exists():
-      shutil.copy(source, out / file)
+  source = HERE.parent / "golden" / name / (kind or usual)
+  shutil.copy(source / "model.safetensors", out)
   vocabulary = {token: number for number, token in enumerate([*CHARACTERS, END, "\ufffd"])}
   backend = Tokenizer(models.BPE(vocabulary, [], unk_token="\ufffd"))
   backend.decoder = decoders.Fuse()
   backend.add_special_tokens([END])
+  model = json.loads((source / "config.json").read_text())
+  (out / "config.json").write_text(json.dumps(dict(model, eos_token_id=vocabulary[END])))
   config = dict(tokenizer_class="PreTrainedTokenizerFast", eos_token=END, pad_token=END)
   config["clean_up_tokenization_spaces"] = False
   if begins:
