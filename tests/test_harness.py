@@ -80,6 +80,26 @@ def test_what_it_cannot_do_is_said(tmp_path, one_device):
     list(Harness(model).generated([(0, [1, 2])], dict(until=["a"], max_gen_toks=96)))
 
 
+def test_a_run_is_not_scored_on_two_beginnings(one_device):
+  import jax
+  from lm_eval.api.instance import Instance
+
+  from fmjax import scoring, spec
+  from fmjax.config import from_config_dict
+  from fmjax.data import tokenizers
+  from fmjax.harness import Harness
+  from fmjax.models import Model
+
+  config = from_config_dict(dict(model=dict(V=257, D=8, L=1, N=1, F=8), data=dict(sequence_length=20)))
+  model = Model(config.model)
+  params = jax.jit(model.init)(jax.random.key(0))
+  run = spec.Trained(config, model, params, tokenizers.Bytes(), one_device, {})
+  (found,) = Harness(run).loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("At noon",), 0)], True)
+  ids = list(b"At noon")
+  ((_, (expected, _)),) = scoring.loglikelihoods(scoring.language_model(run), [([256], ids)], 20)
+  assert found == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_draw_belongs_to_its_request(tmp_path, one_device):
   from lm_eval.api.instance import Instance
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import fmjax
-from fmjax import scoring
-from fmjax.config import TransformerConfig
+from fmjax import scoring, spec
+from fmjax.config import TransformerConfig, from_config_dict
+from fmjax.data import tokenizers
 from fmjax.errors import FmjaxError
 from fmjax.models import Model
 from tests.scoring import folders
@@ -101,6 +102,16 @@ def test_a_text_begins_as_its_model_has_read_texts(found, monkeypatch):
   end = subject.tokenizer.end
   assert subject.encode("A")[0] == end and len(subject.encode("A")) == 2  # the template's
   assert subject.positions == 96 and subject.ends == (end, 7, 2)
+
+
+def test_a_run_reads_a_text_as_one_of_its_documents(one_device):
+  tokenizer = tokenizers.Bytes()
+  config = from_config_dict(dict(model=dict(V=257, D=8, L=1, N=1, F=8), data=dict(sequence_length=LENGTH)))
+  model = Model(config.model)
+  params = jax.jit(model.init)(jax.random.key(0))
+  subject = scoring.language_model(spec.Trained(config, model, params, tokenizer, one_device, {}))
+  assert subject.encode("A") == [256, 65]
+  assert subject.positions == LENGTH and subject.ends == (256,)
 
 
 def test_chunks_divide_the_width():
