@@ -35,7 +35,7 @@ def published(name: str, prompt: str, options: dict):
     raise FmjaxError("TOKENIZER_BAD", "the folder has no tokenizer", where=name, fix="put its tokenizer.json there")
   ids = found.tokenizer(prompt)["input_ids"][0].tolist()
   start = found.tokenizer.special.get("bos", found.tokenizer.end)
-  return found, found.unstacked, found.usual(options), ids or [start], None
+  return found, found.decoding, found.usual(options), ids or [start], None
 
 
 def trained(name: str, prompt: str, options: dict):

@@ -122,7 +122,7 @@ class Harness(TemplateLM):
         numbers, contexts = zip(*part, *([part[0]] * (size - len(part))))
         contexts = [context[-most:] or [self.prefix_token_id] for context in contexts]
         ids_BT = generate(
-          self.subject.model, self.subject.unstacked, contexts, tokenizer=self.subject.tokenizer,
+          self.subject.model, self.subject.decoding, contexts, tokenizer=self.subject.tokenizer,
           eos_token_id=self.subject.ends, pad_token_id=self.eot_token_id, stop_strings=stops, max_new_tokens=new,
           seed=numbers, **options,
         )  # fmt: skip

@@ -49,10 +49,10 @@ class LanguageModel:
     return [self.document, *self.tokenizer.encode(text)]
 
   @functools.cached_property
-  def unstacked(self):
-    """The parameters as decoding takes them fastest."""
+  def decoding(self):
+    """The parameters as a step of decoding reads them best; on a CPU a second copy."""
     with jax.set_mesh(self.mesh):
-      return jax.jit(self.model.unstack)(self.params)
+      return self.model.for_decoding(self.params)
 
 
 def load(name: str) -> LanguageModel:

@@ -27,7 +27,7 @@ def golden() -> dict:
 
 
 def row(name: str) -> str:
-  """The table's row of a family: every class that it reads, in the order of its heads; † where no golden folder is."""
+  """The table's row of a family: every class that it reads, in the order of its heads; † without a golden folder."""
   there = golden()[name]
   classes = ", ".join(head + ("" if head in there else " †") for head in FAMILIES[name].heads)
   generates = "✓" if any(says for _, says in there.values()) else "–"

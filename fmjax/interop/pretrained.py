@@ -123,10 +123,10 @@ class Pretrained:
     return call(self.model, self.params, self.mesh, given, **kind)
 
   @functools.cached_property
-  def unstacked(self):
-    """The parameters as decoding reads them best: each layer's on their own, the matrices' outputs first."""
+  def decoding(self):
+    """The parameters as a step of decoding reads them best; on a CPU a second copy."""
     with jax.set_mesh(self.mesh):
-      return jax.jit(functools.partial(self.model.unstack, turned=True))(self.params)
+      return self.model.for_decoding(self.params)
 
   def generate(self, input_ids, attention_mask=None, **options) -> np.ndarray:
     """Token ids [B, T] as transformers gives them; the options are those of `decode.generate`.
@@ -136,7 +136,7 @@ class Pretrained:
     from fmjax import decode
 
     with jax.set_mesh(self.mesh):
-      return decode.generate(self.model, self.unstacked, input_ids, attention_mask, tokenizer=self.tokenizer,
+      return decode.generate(self.model, self.decoding, input_ids, attention_mask, tokenizer=self.tokenizer,
                              **self.usual(options))  # fmt: skip
 
   def usual(self, options: dict) -> dict:

@@ -1,6 +1,7 @@
 """Cross-entropy from hidden states, without ever holding all the logits; its plain truth beside it.
 
-With logits z_V = softcap(h_D . e_VD + b_V), lse = log sum exp z, target y, label smoothing s and z-loss c, a token's loss is
+With logits z_V = softcap(h_D . e_VD + b_V), lse = log sum exp z, target y, label smoothing s and z-loss c, a
+token's loss is
   (1 - s) (lse - z_y) + s (lse - mean z) + c lse^2
 (Szegedy et al. 2016, arXiv:1512.00567, section 7; Chowdhery et al. 2022, arXiv:2204.02311, section 5). Its gradient
 in z has a closed form, so one pass over chunks of tokens gives the loss and both gradients: three matmuls, as the

@@ -1,4 +1,4 @@
-"""Self- and cross-attention: four linear maps around the attention room in `kernels/`, and the cache between steps."""
+"""Self- and cross-attention: four linear maps around the attention room in `kernels/`, and the cache of a step."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from fmjax.models.norm import Norm
 
 
 class Sight(NamedTuple):
-  """What the tokens of a stack may see, the same for all of its layers. None: no mask, no bias, no cache, no source."""
+  """What the tokens of a stack may see, the same for all of its layers; None: no mask, no cache, no source."""
 
   positions_BT: Any
   segments: Any = None  # (of the queries [B, T], of the keys [B, S])

@@ -1,12 +1,15 @@
 """A model as pure functions of its parameters: what the rest of the house sees of `models/`."""
 
 import dataclasses
+import functools
+import operator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fmjax.architecture import TransformerConfig
+from fmjax.kernels.attention import platform
 from fmjax.leaves import by_path, nested
 from fmjax.models import cache as caches
 from fmjax.models import heads, linear
@@ -132,7 +135,7 @@ class Model:
     def layers(blocks, count):
       if self.config.shared_layers:
         return {"0": blocks}
-      return {str(number): jax.tree.map(lambda x: x[number], blocks) for number in range(count)}
+      return {str(number): jax.tree.map(operator.itemgetter(number), blocks) for number in range(count)}
 
     blocks = layers(params["blocks"], self.config.L)
     if turned:
@@ -142,6 +145,13 @@ class Model:
       blocks = layers(params["encoder"]["blocks"], self.config.source_L)
       params["encoder"] = {**params["encoder"], "blocks": blocks}
     return params
+
+  def for_decoding(self, params):
+    """`params` as a step of decoding reads them best: on a CPU each layer's on their own, the outputs first.
+
+    Elsewhere as they are: the copy would take memory that the cache needs.
+    """
+    return jax.jit(functools.partial(self.unstack, turned=True))(params) if platform() == "cpu" else params
 
   def turn(self, layer):
     declared = {path.removeprefix("blocks/"): one for path, one in self.declarations().items()}

@@ -104,7 +104,8 @@ def test_a_tpu_runs_splash_and_holds_no_square_matrix():
   plain, long, packed, kept, window, again, bias = compiled(
     TPU,
     "FMJAX_TPU_PYTHON",
-    "facts(2048), facts(4096), facts(512, segments=True, softcap=30.0), facts(512, policy=saveable), facts(2048, window=300),"
+    "facts(2048), facts(4096), facts(512, segments=True, softcap=30.0), facts(512, policy=saveable),"
+    "facts(2048, window=300),"
     "facts(512, policy=jax.checkpoint_policies.nothing_saveable), facts(512, bias=True)",
   )
   for facts in (plain, long, packed, kept, window):
@@ -118,7 +119,8 @@ def test_a_gpu_runs_cudnn_and_holds_no_square_matrix():
   plain, long, window, packed, bias, kept, again, capped = compiled(
     GPU,
     "FMJAX_CUDA_PYTHON",
-    "facts(2048), facts(4096), facts(2048, window=300), facts(512, segments=True), facts(512, segments=True, bias=True),"
+    "facts(2048), facts(4096), facts(2048, window=300), facts(512, segments=True),"
+    "facts(512, segments=True, bias=True),"
     "facts(512, policy=saveable), facts(512, policy=jax.checkpoint_policies.nothing_saveable),"
     "facts(512, softcap=30.0)",
   )
