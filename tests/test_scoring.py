@@ -18,7 +18,7 @@ LENGTH = 20
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
   with jax.set_mesh(one()):
-    return fmjax.from_pretrained(folders.write("llama", tmp_path_factory.mktemp("folders") / "llama"))
+    return fmjax.from_pretrained(folders.write("gpt2", tmp_path_factory.mktemp("folders") / "gpt2"))
 
 
 def one():
@@ -73,7 +73,7 @@ def test_a_batch_and_its_chunks_change_nothing(found, requests, rows, chunk_byte
 
 def test_a_mesh_changes_nothing(found, requests, on, tmp_path):
   with on(data=2, fsdp=4):
-    many = fmjax.from_pretrained(folders.write("llama", tmp_path / "llama"))
+    many = fmjax.from_pretrained(folders.write("gpt2", tmp_path / "gpt2"))
   close(score(many, requests), score(found, requests))
 
 
@@ -96,8 +96,12 @@ def test_what_cannot_be_scored_is_refused(found):
       score(found, [request])
 
 
-def test_a_text_begins_as_its_model_has_read_texts(found, monkeypatch):
-  monkeypatch.setattr(found, "generation_config", dict(eos_token_id=[7, found.tokenizer.end, 2]))
+def test_a_text_begins_as_its_model_has_read_texts(found, tmp_path):
+  assert len(scoring.language_model(found).encode("A")) == 1
+  folder = folders.write("llama", tmp_path / "llama")
+  (folder / "generation_config.json").write_text('{"eos_token_id": [7, 75, 2]}')
+  with jax.set_mesh(one()):
+    found = fmjax.from_pretrained(folder)
   subject = scoring.language_model(found)
   end = subject.tokenizer.end
   assert subject.encode("A")[0] == end and len(subject.encode("A")) == 2  # the template's
