@@ -7,8 +7,8 @@ import jax
 from fmjax import decode, spec
 from fmjax.decode.prompts import positions
 from fmjax.errors import FmjaxError
+from fmjax.interop.pretrained import with_usual
 
-HF = "hf:"
 NEW_TOKENS = 128  # where neither the command nor the model's positions say less
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
 
@@ -26,35 +26,26 @@ def asked(beams: int | None, stop: list[str], **options) -> dict:
   return options
 
 
-def published(name: str, prompt: str, options: dict):
-  """(model, parameters, its options, the prompt's ids, no window) of a folder in Hugging Face's layout."""
-  from fmjax.interop.pretrained import from_pretrained
-
-  found = from_pretrained(name.removeprefix(HF))
+def published(found: spec.Trained, prompt: str, options: dict):
+  """(the options with those of its folder, the prompt's ids, no window) of a model that was published."""
   if found.tokenizer is None:
-    raise FmjaxError("TOKENIZER_BAD", "the folder has no tokenizer", where=name, fix="put its tokenizer.json there")
+    raise FmjaxError("TOKENIZER_BAD", "the model has no tokenizer", fix="put its tokenizer.json into its folder")
   ids = found.tokenizer(prompt)["input_ids"][0].tolist()
   start = found.tokenizer.special.get("bos", found.tokenizer.end)
-  return found, found.decoding, found.usual(options), ids or [start], None
+  return with_usual(options, found.hf_config, found.generation_config), ids or [start], None
 
 
-def trained(name: str, prompt: str, options: dict):
+def trained(found: spec.Trained, prompt: str, options: dict):
   """The same of a run. Its documents start after an `end`, and longer texts go on from their last window."""
-  found = spec.load(name)
   end = found.tokenizer.end
-  usual = dict(do_sample=True, eos_token_id=end)
-  return (
-    found,
-    found.params,
-    usual | options,
-    [end, *found.tokenizer.encode(prompt)],
-    found.config.data.sequence_length,
-  )
+  options = dict(do_sample=True, eos_token_id=end) | options
+  return options, [end, *found.tokenizer.encode(prompt)], found.config.data.sequence_length
 
 
 def continuation(name: str, prompt: str, options: dict) -> Iterator[str]:
   """The model's text after `prompt`, piece by piece: a decoder's with the prompt, a source's answer alone."""
-  found, params, options, ids, window = (published if name.startswith(HF) else trained)(name, prompt, options)
+  found = spec.load(name)
+  options, ids, window = (trained if found.hf_config is None else published)(found, prompt, options)
   config, tokenizer = found.model.config, found.tokenizer
   answers = config.kind == "encoder_decoder"
   if not {"max_new_tokens", "max_length"} & set(options):
@@ -63,6 +54,7 @@ def continuation(name: str, prompt: str, options: dict) -> Iterator[str]:
     options["max_new_tokens"] = max(1, min(NEW_TOKENS, room))
   prompts = [ids], [[1] * len(ids)]  # a mask, so that no token of the text is taken for padding
   with jax.set_mesh(found.mesh):
+    params = found.model.for_decoding(found.params)
     if options.get("num_beams", 1) > 1:
       row = decode.generate(found.model, params, *prompts, tokenizer=tokenizer, **options)[0]
       new = iter(row[1 if answers else len(ids) :])

@@ -42,6 +42,17 @@ def test_a_folder_goes_on_from_a_prompt(name, folder, capsys):
   assert main([*words, "--beams=2"]) == 0
 
 
+def test_an_imported_model_is_prompted_as_its_folder_is(folder, tmp_path, capsys):
+  path, out = folder("t5/T5ForConditionalGeneration"), tmp_path / "run"
+  assert main(["import", f"--model=hf:{path}", f"--out={out}"]) == 0
+  capsys.readouterr()
+  texts = []
+  for name in (f"hf:{path}", str(out)):
+    assert main(["generate", f"--model={name}", "--prompt=abc ab", "--max_new_tokens=12"]) == 0
+    texts.append(capsys.readouterr().out)
+  assert texts[0] == texts[1] and texts[0].strip()
+
+
 def test_a_prompt_longer_than_the_positions_is_refused(folder, capsys):
   path = folder("gpt2/GPT2LMHeadModel")
   assert main(["generate", f"--model=hf:{path}", f"--prompt={'a' * 200}"]) == 64

@@ -89,6 +89,16 @@ GENERATION = (
 )  # fmt: skip
 
 
+def with_usual(options: dict, hf_config: dict, generation_config: dict) -> dict:
+  """The options of `decode.generate` that a folder names, and `options` over them."""
+  said = {**{name: hf_config.get(name) for name in GENERATION}, **generation_config}
+  usual = {name: said[name] for name in GENERATION[1:] if said.get(name) is not None}
+  for one, other in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
+    if one in options or other in options:
+      usual = {name: value for name, value in usual.items() if name not in (one, other)}
+  return {**usual, **options}
+
+
 class Pretrained:
   """A model with its parameters, called with Hugging Face's argument names.
 
@@ -137,16 +147,7 @@ class Pretrained:
 
     with jax.set_mesh(self.mesh):
       return decode.generate(self.model, self.decoding, input_ids, attention_mask, tokenizer=self.tokenizer,
-                             **self.usual(options))  # fmt: skip
-
-  def usual(self, options: dict) -> dict:
-    """The options of `decode.generate` that the folder names, and `options` over them."""
-    said = {**{name: self.hf_config.get(name) for name in GENERATION}, **self.generation_config}
-    usual = {name: said[name] for name in GENERATION[1:] if said.get(name) is not None}
-    for one, other in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
-      if one in options or other in options:
-        usual = {name: value for name, value in usual.items() if name not in (one, other)}
-    return {**usual, **options}
+                             **with_usual(options, self.hf_config, self.generation_config))  # fmt: skip
 
   def embed(self, texts, batch_size: int = 32, max_length: int | None = None) -> np.ndarray:
     """A vector for each text, [texts, D]: the mean of its tokens' states, of length 1 (Reimers and Gurevych 2019)."""
