@@ -58,7 +58,8 @@ def evaluate(args):
     if args.length is not None or args.stride is not None:
       raise FmjaxError("USAGE", "--length and --stride are the window over a text", fix="give --data=FILE too")
     return evaluate_split(name)
-  from fmjax import backend, perplexity
+  from fmjax import backend
+  from fmjax.scoring import perplexity
 
   backend.start()
   for key, value in perplexity.evaluate_text(name, args.data, args.length, args.stride).items():

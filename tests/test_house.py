@@ -20,7 +20,7 @@ FLOORS = [
   {"models", "report"},
   {"objectives", "optim"},
   {"step", "data"},
-  {"evaluate", "decode", "interop", "spec", "scoring", "perplexity", "harness"},
+  {"evaluate", "decode", "interop", "spec", "scoring"},
   {"train", "continuation"},
   {"__main__", "__init__"},
 ]

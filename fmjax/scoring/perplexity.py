@@ -19,7 +19,7 @@ from fmjax.decode.prompts import bucket
 from fmjax.errors import FmjaxError
 from fmjax.evaluate import evaluate
 from fmjax.objectives.next_token import NextToken
-from fmjax.scoring import LanguageModel, batch_rows, load
+from fmjax.scoring.likelihood import LanguageModel, batch_rows, load
 from fmjax.step import eval_step
 
 LENGTH = 2048  # of a window, where the model has more positions and nothing else is asked

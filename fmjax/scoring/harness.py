@@ -1,7 +1,7 @@
 """fmjax's models in lm-evaluation-harness (the extra `harness`), which count as its own "hf" models do.
 
 In Python: `lm_eval.simple_evaluate(model=Harness("hf:FOLDER"), tasks=[...])`. In a shell this module is the harness's
-command, with the model "fmjax" added: `python -m fmjax.harness --model fmjax --model_args model=hf:FOLDER ...`.
+command, with the model "fmjax" added: `python -m fmjax.scoring.harness --model fmjax --model_args model=hf:FOLDER`.
 """
 
 import sys
@@ -14,9 +14,10 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
-from fmjax import backend, scoring
+from fmjax import backend
 from fmjax.decode.generate import generate
 from fmjax.errors import FmjaxError
+from fmjax.scoring import likelihood
 
 LENGTH = 2048  # of a context, where the model's positions have no end
 NEW_TOKENS = 256  # where a task does not say
@@ -27,14 +28,14 @@ class Harness(TemplateLM):
   """A decoder for the harness: `model` is a SPEC, or what `from_pretrained` or `spec.load` gave.
 
   max_length: of context and continuation, by default the model's positions. batch_size: rows of a batch, "auto" for
-  as many as `scoring.BATCH_TOKENS` hold. The harness always names a device and a largest batch; here JAX has all
+  as many as `likelihood.BATCH_TOKENS` hold. The harness always names a device and a largest batch; here JAX has all
   devices, and neither means anything.
   """
 
   def __init__(self, model, max_length=None, batch_size="auto", max_batch_size=None, device=None):
     super().__init__()
     backend.start()
-    self.subject = scoring.load(model) if isinstance(model, str) else scoring.language_model(model)
+    self.subject = likelihood.load(model) if isinstance(model, str) else likelihood.language_model(model)
     if self.subject.model.config.kind != "decoder":
       raise FmjaxError("USAGE", "the harness scores decoders", fix="give a causal language model")
     self.max_length = int(max_length or self.subject.positions or LENGTH)
@@ -59,7 +60,7 @@ class Harness(TemplateLM):
 
   def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **_) -> list[tuple[float, bool]]:
     found, pairs = [None] * len(requests), [request[1:] for request in requests]
-    answers = scoring.loglikelihoods(self.subject, pairs, self.max_length, self.batch_size)
+    answers = likelihood.loglikelihoods(self.subject, pairs, self.max_length, self.batch_size)
     for number, answer in tqdm(answers, "Scoring", len(requests), disable=disable_tqdm):
       found[number] = answer
       if requests[number][0] is not None:
@@ -115,7 +116,7 @@ class Harness(TemplateLM):
     stops = tuple(stop for stop in stops if stop)
     with jax.set_mesh(self.subject.mesh):
       longest = min(most, len(group[0][1]))
-      size = scoring.batch_rows(len(group), longest + new, self.batch_size)
+      size = likelihood.batch_rows(len(group), longest + new, self.batch_size)
       for start in range(0, len(group), size):
         part = group[start : start + size]
         # Every batch has as many rows, so that the last needs no program of its own.

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import fmjax
-from fmjax import perplexity, scoring
 from fmjax.errors import FmjaxError
+from fmjax.scoring import likelihood as scoring
+from fmjax.scoring import perplexity
 from tests.scoring import folders
 
 TEXT = folders.HERE / "text.txt"

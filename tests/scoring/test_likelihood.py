@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 import fmjax
-from fmjax import scoring, spec
+from fmjax import spec
 from fmjax.config import TransformerConfig, from_config_dict
 from fmjax.data import tokenizers
 from fmjax.errors import FmjaxError
 from fmjax.models import Model
+from fmjax.scoring import likelihood as scoring
 from tests.scoring import folders
 
 LENGTH = 20

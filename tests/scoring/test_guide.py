@@ -11,7 +11,7 @@ import pytest
 from fmjax.__main__ import main
 from tests.scoring import folders, tasks
 
-GUIDE = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "evaluation.md").read_text()
+GUIDE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()
 COMMANDS = [line for block in re.findall(r"```\n(.*?)```", GUIDE, re.S) for line in block.splitlines()]
 
 

@@ -41,7 +41,7 @@ def close(found, expected):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_tasks_have_the_answers_of_the_harness_own_models(name, tmp_path, one_device):
-  from fmjax.harness import Harness
+  from fmjax.scoring.harness import Harness
 
   folder = folders.write(name, tmp_path / name)
   found = tasks.run(Harness(fmjax.from_pretrained(folder)), tasks.write(tmp_path / "tasks"))
@@ -50,7 +50,7 @@ def test_tasks_have_the_answers_of_the_harness_own_models(name, tmp_path, one_de
 
 
 def test_a_mesh_and_small_batches_change_nothing(tmp_path, on):
-  from fmjax.harness import Harness
+  from fmjax.scoring.harness import Harness
 
   folder = folders.write("gpt2", tmp_path / "gpt2")
   with on(data=2, fsdp=4):
@@ -62,7 +62,7 @@ def test_the_harness_command_knows_fmjax(tmp_path):
   folder = folders.write("gpt2", tmp_path / "gpt2")
   words = ["--model", "fmjax", "--model_args", f"model=hf:{folder}", "--batch_size", "auto", "--tasks", "choices"]
   words += ["--include_path", str(tasks.write(tmp_path / "tasks")), "--output_path", str(tmp_path / "out")]
-  command = [sys.executable, "-m", "fmjax.harness", *words]
+  command = [sys.executable, "-m", "fmjax.scoring.harness", *words]
   done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""})
   assert done.returncode == 0, done.stderr[-2000:]
   (file,) = (tmp_path / "out").rglob("results*.json")
@@ -71,7 +71,7 @@ def test_the_harness_command_knows_fmjax(tmp_path):
 
 
 def test_what_it_cannot_do_is_said(tmp_path, one_device):
-  from fmjax.harness import Harness
+  from fmjax.scoring.harness import Harness
 
   with pytest.raises(FmjaxError, match="scores decoders"):
     Harness(fmjax.from_pretrained(folders.write("t5", tmp_path / "t5")))
@@ -84,11 +84,12 @@ def test_a_run_is_not_scored_on_two_beginnings(one_device):
   import jax
   from lm_eval.api.instance import Instance
 
-  from fmjax import scoring, spec
+  from fmjax import spec
   from fmjax.config import from_config_dict
   from fmjax.data import tokenizers
-  from fmjax.harness import Harness
   from fmjax.models import Model
+  from fmjax.scoring import likelihood as scoring
+  from fmjax.scoring.harness import Harness
 
   config = from_config_dict(dict(model=dict(V=257, D=8, L=1, N=1, F=8), data=dict(sequence_length=20)))
   model = Model(config.model)
@@ -103,7 +104,7 @@ def test_a_run_is_not_scored_on_two_beginnings(one_device):
 def test_a_draw_belongs_to_its_request(tmp_path, one_device):
   from lm_eval.api.instance import Instance
 
-  from fmjax.harness import Harness
+  from fmjax.scoring.harness import Harness
 
   model = fmjax.from_pretrained(folders.write("gpt2", tmp_path / "gpt2"))
   options = dict(until=["\n"], max_gen_toks=6, do_sample=True, temperature=1.0)
