@@ -40,9 +40,9 @@ def test_its_commands_run(here, command, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_its_python_runs(here, monkeypatch, capsys):
+def test_its_python_runs(here, tmp_path, monkeypatch, capsys):
   pytest.importorskip("lm_eval")
-  monkeypatch.setenv("HF_HOME", "hf")
+  monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
   monkeypatch.setenv("HF_HUB_OFFLINE", "1")
   (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.S)
   exec(code, {})
