@@ -91,7 +91,7 @@ GENERATION = (
 
 def with_usual(options: dict, hf_config: dict, generation_config: dict) -> dict:
   """The options of `decode.generate` that a folder names, and `options` over them."""
-  said = {**{name: hf_config.get(name) for name in GENERATION}, **generation_config}
+  said = generation_config or hf_config  # as transformers: one of the two, config.json where the other is not there
   usual = {name: said[name] for name in GENERATION[1:] if said.get(name) is not None}
   for one, other in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
     if one in options or other in options:
