@@ -4,11 +4,13 @@ import ctypes
 import logging
 import os
 import pathlib
+import re
 import sys
 from importlib import metadata, util
 
 import jax
 
+THREADS = 8  # of each fake device
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 
 
@@ -19,6 +21,7 @@ def start():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   if only_cpu():
     keep_memory()
+    give_threads()
   logger = logging.getLogger("fmjax")
   if not logger.handlers:  # a program that has its own keeps it
     logger.setLevel(logging.INFO)
@@ -37,6 +40,16 @@ def only_cpu() -> bool:
   named = jax.config.jax_platforms
   plugins = metadata.entry_points(group="jax_plugins")
   return named == "cpu" or not (named or plugins or util.find_spec("libtpu") or util.find_spec("jax_plugins"))
+
+
+def give_threads():
+  """Threads for fake devices. XLA on a CPU runs independent collectives at once, and each holds a thread a device.
+
+  With one a device, two gathers that the devices begin in different orders wait for each other until XLA aborts.
+  """
+  fake = re.search(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+  if fake:
+    os.environ.setdefault("NPROC", str(THREADS * int(fake[1])))  # which XLA's pool of threads is as large as
 
 
 def keep_memory():
