@@ -15,9 +15,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fmjax.kernels.linear import ways
 from fmjax.sharding import FLOWING, flowing
 
-CHUNK_BYTES = 32 << 20  # of float32 logits at a time on one device
+CHUNK_BYTES = 128 << 20  # of float32 logits at a time on one device; each chunk reads and packs the whole table
 
 
 class Sums(NamedTuple):
@@ -108,7 +109,9 @@ def _on_each_device(h_BTD, e_VD, bias_V, targets_BT, weights_BT, terms, chunk_by
   tokens_at = flowing("BT", targets_BT.shape)
   hidden_at, table_at = flowing("BTD", h_BTD.shape), jax.typeof(e_VD).sharding.spec
   bias_at = None if bias_V is None else jax.P(table_at[0])
-  local = functools.partial(_local, terms=terms, table_at=table_at, chunk_bytes=chunk_bytes, gradients=gradients)
+  # XLA keeps a gather over one device, and copies the whole table for it, twice transposed.
+  cut_at = [axis if ways(axis) > 1 else None for axis in table_at]
+  local = functools.partial(_local, terms=terms, table_at=cut_at, chunk_bytes=chunk_bytes, gradients=gradients)
   results = Sums(jax.P(), jax.P(), jax.P()), ((hidden_at, table_at, bias_at) if gradients else None)
   at = (hidden_at, table_at, bias_at, tokens_at, tokens_at)
   operands = (h_BTD, e_VD, bias_V, targets_BT, weights_BT)
