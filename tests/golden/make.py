@@ -178,7 +178,8 @@ def make(family: str, name: str, model_type: str, options: dict):
   check(folder, model, tensors)
   spread = {k[4:]: f"{v.std():.2f}" for k, v in tensors.items() if k.startswith("out/") and "hidden" not in k}
   print(f"{family}/{name}", f"{sum(p.stat().st_size for p in folder.iterdir()) / 1000:.0f} KB", spread, flush=True)
-  if name.endswith(GENERATES):
+  # RoBERTa's classes generate from row 0 of their table of positions, which their forward pass never reads.
+  if name.endswith(GENERATES) and "Roberta" not in name:
     made = generation.cases(model, tokens, seed_of(folder.name))
     (folder / "generate.json").write_text(generation.dump(made))
 
