@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax.architecture import TransformerConfig
+from fmjax.kernels.attention import platform
 from fmjax.sharding import flow, flowing
 
 
@@ -37,10 +38,22 @@ def write(cache: dict, name: str, x_BTKH, slot, number) -> dict:
   """The cache of a layer, or of all layers where `number` says which, with `x` from `slot` on."""
   x_BKSH = flow(x_BTKH.swapaxes(1, 2), "BKSH").astype(cache[name].dtype)
   if number is None:
-    new = jax.lax.dynamic_update_slice(cache[name], x_BKSH, (0, 0, slot, 0))
+    new = put(cache[name], x_BKSH, slot)
   else:
     new = jax.lax.dynamic_update_slice(cache[name], x_BKSH[None], (number, 0, 0, slot, 0))
   return {**cache, name: new}
+
+
+def put(old_BKSH, x_BKSH, slot):
+  """`old` with `x` from `slot` on."""
+  if platform() != "cpu" or old_BKSH.shape[0] > 1:
+    return jax.lax.dynamic_update_slice(old_BKSH, x_BKSH, (0, 0, slot, 0))
+  # XLA on a CPU drops a batch axis of one, then writes the slot twice, for the state and for attention, from four
+  # copies of the whole cache; a branch is written once, in place.
+  return jax.lax.cond(
+    slot >= 0,
+    lambda old, x: jax.lax.dynamic_update_slice(old, x, (0, 0, slot, 0)), lambda old, x: old, old_BKSH, x_BKSH,
+  )  # fmt: skip
 
 
 def read(cache: dict, name: str, number):
