@@ -4,11 +4,11 @@ import time
 
 STARTED = time.monotonic()
 
-import argparse  # noqa: E402
 import os  # noqa: E402
 import pathlib  # noqa: E402
 import sys  # noqa: E402
 
+from fmjax import arguments  # noqa: E402
 from fmjax.errors import EXIT, FmjaxError  # noqa: E402
 
 
@@ -39,10 +39,13 @@ def train(args):
   page = report.build([pathlib.Path(args.workdir)])
   if "sample" in row:
     print(row["sample"], end="\n\n")
-  loss, bits = row["eval/loss"], row["eval/bits_per_byte"]
-  print(f"step {row['step']:,}  eval loss {loss:.4f} nats a token  {bits:.4f} bits a byte")
-  for name, bits in read_baselines(args.workdir).items():
-    print(f"  {name:<16} {bits:.4f} bits a byte on the same text")
+  bits = row.get("eval/bits_per_byte")
+  print(
+    f"step {row['step']:,}  eval loss {row['eval/loss']:.4f} nats a token"
+    + (f"  {bits:.4f} bits a byte" if bits else "")
+  )
+  for name, other in read_baselines(args.workdir).items() if bits else ():
+    print(f"  {name:<16} {other:.4f} bits a byte on the same text")
   print(f"run     {args.workdir}\nreport  {page}")
 
 
@@ -74,20 +77,46 @@ def evaluate_split(name: str):
   from fmjax import backend, data, spec
   from fmjax.evaluate import evaluate
   from fmjax.step import eval_step
-  from fmjax.train import make_batches
+  from fmjax.train import eval_batches
 
   backend.start()
   found = spec.load(name)
   if found.manifest.get("data_fingerprint") is None:
     raise FmjaxError("USAGE", f"{name} was not trained here: it has no eval split", fix="give a text: --data=FILE")
-  prepared = data.prepare(found.config.data)
+  prepared = data.prepare(found.config.data, found.config.objective)
   data.check_fingerprint(found.manifest["data_fingerprint"], prepared)
   with jax.set_mesh(found.mesh):
     step = jax.jit(functools.partial(eval_step, model=found.model, objective=found.config.objective))
-    batches = make_batches(prepared, found.config, "eval")
-    row = evaluate(step, found.params, batches, prepared.facts["eval_bytes_per_token"])
+    row = evaluate(step, found.params, eval_batches(prepared, found.config), prepared.bytes_per_token)
   for name, value in row.items():
     print(f"{name:<20} {value:.6f}")
+
+
+def show_data(args):
+  from rich.console import Console
+
+  from fmjax import data
+  from fmjax.data import inspection
+
+  config = config_of(args)
+  prepared = data.prepare(config.data, config.objective)
+  Console(highlight=False, soft_wrap=True).print(
+    inspection.text_of(prepared, config.train.batch_size, config.seed, args.step, args.rows), end=""
+  )
+
+
+def prepare(args):
+  from fmjax import data
+  from fmjax.data import beam
+
+  config = config_of(args)
+  runner = None if args.runner == "local" else beam.Beam(args.runner, args.option)
+  prepared = data.prepare(config.data, config.objective, runner)
+  for every in prepared.splits.values():
+    for one in every:
+      print(one.in_words())
+  for one in prepared.splits["train"]:
+    print(f"{one.tokens.name:<10} {one.tokens.folder}")
 
 
 def generate(args):
@@ -123,6 +152,17 @@ def export(args):
   print(f"folder  {export(args.out, found.model, found.params, **how)}")
 
 
+def tokenizer(args):
+  from fmjax.data import trainers
+  from fmjax.interop.run import check_empty, whole
+
+  check_empty(args.out)
+  made = trainers.train_on_files(args.kind, args.files, args.vocab_size, args.lowercase)
+  with whole(args.out) as draft:
+    (made.save_pretrained if made.kind == "huggingface" else made.save)(draft)
+  print(f"tokens     {made.vocab_size:,}\ntokenizer  {args.out}")
+
+
 def report(args):
   from fmjax import report
 
@@ -139,92 +179,18 @@ def verify(args):
   return 0 if good else EXIT["CHECKPOINT_CORRUPT"]
 
 
-class Parser(argparse.ArgumentParser):
-  def error(self, message):
-    raise FmjaxError("USAGE", message, fix=f"{self.prog} --help")
-
-
-def parser() -> Parser:
-  top = Parser(prog="fmjax", description="Foundation models in JAX: pretrain, evaluate, generate.")
-  top.add_argument("--debug", action="store_true", help="show the traceback of an error")
-  commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-  def command(name, function, text):
-    made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    made.set_defaults(function=function)
-    made.add_argument("--debug", action="store_true", help=argparse.SUPPRESS, default=argparse.SUPPRESS)
-    return made
-
-  one = command("train", train, "Train a config; run again to resume.")
-  one.add_argument("--config", metavar="FILE[:ARG]", help="a recipe; --config.a.b=v changes a field of it")
-  one.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-  one = command("eval", evaluate, "Evaluate a model on its run's eval split, or on the text of a file.")
-  which = one.add_mutually_exclusive_group(required=True)
-  which.add_argument("--workdir", metavar="DIR")
-  which.add_argument("--model", metavar="SPEC", help="WORKDIR, WORKDIR@STEP or hf:FOLDER")
-  one.add_argument(
-    "--data", metavar="FILE", help='a text, or .jsonl of {"text": ...} or {"source": ..., "target": ...}'
-  )
-  one.add_argument("--length", type=int, metavar="TOKENS", help="of the window that slides over a text")
-  one.add_argument("--stride", type=int, metavar="TOKENS", help="by which it slides; default: half its length")
-  one = command("generate", generate, "Continue a prompt, streamed.")
-  one.add_argument("--model", required=True, metavar="SPEC", help="WORKDIR, WORKDIR@STEP or hf:FOLDER")
-  one.add_argument("--prompt", default="", metavar="TEXT", help="what the text goes on from, or a T5's source")
-  one.add_argument("--max_new_tokens", type=int, help="default: 128, or what the positions leave")
-  one.add_argument("--temperature", type=float, help="1 where nothing is said; 0 takes the likeliest token")
-  one.add_argument("--top_k", type=int, help="draw among so many tokens")
-  one.add_argument("--top_p", type=float, help="draw among the likeliest tokens that hold this probability")
-  one.add_argument("--min_p", type=float, help="draw among tokens this likely against the likeliest")
-  one.add_argument("--beams", type=int, help="2 or more: beam search instead of sampling")
-  one.add_argument("--length_penalty", type=float, help="of beams: above 1 favours long texts")
-  one.add_argument("--repetition_penalty", type=float, help="above 1 makes tokens of the text less likely")
-  one.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before it; may be given again")
-  one.add_argument("--seed", type=int)
-  one = command("import", import_, "Turn a folder in Hugging Face's layout into a workdir, at step 0.")
-  one.add_argument("--model", required=True, metavar="hf:FOLDER")
-  one.add_argument("--out", required=True, metavar="DIR", help="the workdir to make")
-  one = command("export", export, "Write a model as a folder in Hugging Face's layout.")
-  which = one.add_mutually_exclusive_group(required=True)
-  which.add_argument("--workdir", metavar="DIR")
-  which.add_argument("--model", metavar="SPEC", help="WORKDIR, WORKDIR@STEP or hf:FOLDER")
-  one.add_argument("--format", choices=["hf"], default="hf")
-  one.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
-  one.add_argument("--max_shard_size", type=float, default=5.0, metavar="GB", help="of one safetensors file")
-  one = command("report", report, "Write one HTML page about one or several runs.")
-  one.add_argument("runs", nargs="+", metavar="RUN")
-  one.add_argument("--out", metavar="FILE")
-  one = command("verify", verify, "Check every checkpoint of a run, byte by byte.")
-  one.add_argument("workdir", metavar="WORKDIR")
-  return top
-
-
-def parse(words: list[str]):
-  """The arguments, with every `--config.a.b=v` (or `--config.a.b v`) of a train command in `overrides`."""
-  plain, overrides, words = [], {}, list(words)
-  while words:
-    word = words.pop(0)
-    key, equals, text = word.partition("=")
-    if not key.startswith("--config."):
-      plain.append(word)
-      continue
-    if not equals:
-      if not words:
-        raise FmjaxError("USAGE", f"{key} needs a value", fix=f"{key}=VALUE")
-      text = words.pop(0)
-    overrides[key.removeprefix("--config.")] = text
-  args = parser().parse_args(plain)
-  if overrides and args.command != "train":
-    raise FmjaxError("USAGE", f"fmjax {args.command} takes no --config.{next(iter(overrides))}")
-  args.overrides = overrides
-  return args
+COMMANDS = {
+  "train": train, "data": show_data, "prepare": prepare, "tokenizer": tokenizer, "eval": evaluate,
+  "generate": generate, "import": import_, "export": export, "report": report, "verify": verify,
+}  # fmt: skip
 
 
 def main(words: list[str] | None = None) -> int:
   words = sys.argv[1:] if words is None else words
   debug = "--debug" in words
   try:
-    args = parse(words)
-    return args.function(args) or 0
+    args = arguments.parse(words)
+    return COMMANDS[args.command](args) or 0
   except FmjaxError as error:
     if debug:
       raise

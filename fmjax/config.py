@@ -6,11 +6,13 @@ Outside, a config is an `ml_collections.ConfigDict`, a JSON file or a few `--con
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from typing import Literal
 
 from fmjax.architecture import TransformerConfig
+from fmjax.cleaning import Cleaning
 from fmjax.errors import FmjaxError
 from fmjax.laws import Branch, Wrong, at_least, divisors, nearest
 
@@ -18,26 +20,95 @@ MESH_AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(Branch):
-  source: Literal["stdlib", "text"] = "stdlib"  # the running Python's standard library; a text file or a glob
-  path: str | None = None
-  tokenizer: str = "sentencepiece"  # bytes | characters | sentencepiece (trained here) | a .model file or a folder
+class SourceConfig(Branch):
+  """Where documents come from."""
+
+  # stdlib is the running Python's standard library; the others are files, or a data set of TFDS.
+  source: Literal["stdlib", "text", "jsonl", "parquet", "arrayrecord", "tfds", "huggingface"] = "stdlib"
+  path: str | None = None  # a file, a glob or a folder, local or gs://; of tfds the data set's name
+  columns: tuple[str, ...] | None = None  # of records that hold the objective's texts; None: named as its fields
+  split: str = "train"  # of tfds and huggingface
+  eval_split: str | None = None  # of tfds and huggingface: evaluated instead of a share of `split`
+  eval_path: str | None = None  # files that are evaluated instead of a share of `path`
+  data_dir: str | None = None  # of tfds
+
+  def laws(self):
+    if self.source == "stdlib" and self.path:
+      yield "path", self.path, "source 'stdlib' takes no path; for a file of yours set data.source=text"
+    elif self.source != "stdlib" and not self.path:
+      what = "the name of a data set" if self.source == "tfds" else "a file, a glob or a folder"
+      yield "path", self.path, f"source {self.source!r} needs {what}"
+    if self.eval_split is not None and self.source not in ("tfds", "huggingface"):
+      yield "eval_split", self.eval_split, f"source {self.source!r} has no splits: set eval_path or eval_fraction"
+    if self.eval_path is not None and self.source in ("stdlib", "tfds"):
+      yield "eval_path", self.eval_path, f"source {self.source!r} has no files: set eval_split or eval_fraction"
+
+
+@dataclasses.dataclass(frozen=True)
+class Component(SourceConfig):
+  """One source of a mixture, and its share of the examples."""
+
+  name: str | None = None
+  weight: float | None = None  # None: its number of examples, to the power 1 / data.temperature
+  cap: int | None = None  # that number counts as this many at most (Raffel et al. 2020, section 3.5.2)
+  epochs: float | None = None  # after so many it gives no more, and the others share its part
+  schedule: tuple[tuple[int, float], ...] | None = None  # (from this step, weight), ... instead of `weight`
+
+  def laws(self):
+    yield from super().laws()
+    yield from at_least(self, 1, "cap")
+    if not self.name or not re.fullmatch(r"\w[\w.-]*", self.name):
+      yield "name", self.name, "each source of a mixture has a name of letters, digits, _, . and -"
+    if self.weight is not None and self.weight < 0:
+      yield "weight", self.weight, "must not be negative"
+    if self.epochs is not None and self.epochs <= 0:
+      yield "epochs", self.epochs, "must be positive"
+    if self.schedule is not None:
+      steps = [step for step, _ in self.schedule]
+      if not steps or steps[0] != 0 or sorted(set(steps)) != steps or min(w for _, w in self.schedule) < 0:
+        yield "schedule", self.schedule, "must be (step, weight) pairs from step 0 on, in order, none negative"
+      if self.weight is not None:
+        yield "weight", self.weight, "goes without a schedule: choose one"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(SourceConfig):
+  mixture: tuple[Component, ...] | None = None  # sources instead of the one above; written {name: {field: value}}
+  temperature: float = 1.0  # of a mixture's weights by size; large ones make all sources equal
+  tokenizer: str = "sentencepiece"  # one trained here or made of characters, a .model file, or a folder
   vocab_size: int = 4096  # of a tokenizer trained here
-  sequence_length: int = 256  # tokens an example
+  sequence_length: int = 256  # tokens an example; the objective says of which side where there are two
+  packed: bool = False  # whole documents in a row, each on its own, instead of windows over all of them
   eval_fraction: float = 0.1
+  cleaning: Cleaning = Cleaning()
+  on_corrupt: Literal["strict", "skip"] = "strict"  # a damaged record ends the run, or is left out and counted
   workers: int = 0  # processes that read ahead; 0 reads in a thread of this one
   cache: str | None = None  # where prepared data lives; None: $FMJAX_CACHE, else ~/.cache/fmjax
 
   def laws(self):
-    yield from at_least(self, 1, "sequence_length")
+    if self.mixture is None:
+      yield from super().laws()
+    yield from at_least(self, 1, "sequence_length", "temperature")
     yield from at_least(self, 0, "workers")
     yield from at_least(self, 2, "vocab_size")
     if not 0 < self.eval_fraction < 1:
       yield "eval_fraction", self.eval_fraction, "must lie in (0, 1)"
-    if self.source == "text" and not self.path:
-      yield "path", self.path, "source 'text' needs a file or a glob"
-    if self.source == "stdlib" and self.path:
-      yield "path", self.path, "source 'stdlib' takes no path; for a file of yours set data.source=text"
+    if self.mixture is not None:
+      names = [one.name for one in self.mixture]
+      if twice := sorted({name for name in names if names.count(name) > 1}):
+        yield "mixture", twice[0], "is the name of two sources"
+      if not names:
+        yield "mixture", self.mixture, "has no source"
+      if self.path is not None:
+        yield "path", self.path, "data.mixture is given too: its sources have their own paths"
+
+  @property
+  def components(self) -> tuple[Component, ...]:
+    """The sources of the mixture, or the one source as a mixture of one."""
+    if self.mixture is not None:
+      return self.mixture
+    own = {field.name: getattr(self, field.name) for field in dataclasses.fields(SourceConfig)}
+    return (Component(name=self.source, weight=1.0, **own),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +204,10 @@ class Config(Branch):
       yield "optimizer.decay_steps", self.optimizer.decay_steps, law
     if not 0 <= self.seed < 2**32:
       yield "seed", self.seed, "must lie in [0, 2**32)"
+    if train.sample_tokens and model.kind != "decoder":
+      yield "train.sample_tokens", train.sample_tokens, f"is for a decoder, not for model.kind={model.kind}"
+    for field, value, law in self.objective.model_laws(model):
+      yield f"model.{field}", value, f"objective {self.objective.name!r} {law}"
 
 
 def branches() -> dict:
@@ -161,10 +236,14 @@ def fits(value, hint):
     raise TypeError(
       "must be " + (repr(args[0]) if len(args) == 1 else f"one of {', '.join(args)}: {nearest(value, args)}")
     )
+  if dataclasses.is_dataclass(hint):
+    return value if isinstance(value, hint) else branch(hint, value)
   if origin is tuple:
     if args[-1] is Ellipsis:
+      if isinstance(value, dict):  # of branches by their names
+        value = [{"name": name, **fields} if isinstance(fields, dict) else fields for name, fields in value.items()]
       if isinstance(value, (list, tuple)):
-        return tuple(fits(one, args[0]) for one in value)
+        return every(value, args[0])
       raise TypeError(f"must be a list of {args[0].__name__}s")
     if isinstance(value, (list, tuple)) and len(value) == len(args):
       return tuple(fits(one, arg) for one, arg in zip(value, args))
@@ -177,6 +256,31 @@ def fits(value, hint):
     wanted = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
     raise TypeError(f"must be {wanted.get(hint.__name__, hint.__name__)}")
   return value
+
+
+def every(values, hint) -> tuple:
+  """Each of `values` as `hint`; of branches all that is wrong, below each one's name."""
+  made, problems = [], []
+  for number, value in enumerate(values):
+    try:
+      made.append(fits(value, hint))
+    except Wrong as wrong:
+      name = value.get("name", number)
+      problems += [(f"{name}.{key}", value, law) for key, value, law in wrong.problems]
+  if problems:
+    raise Wrong(problems)
+  return tuple(made)
+
+
+def branch(cls, given):
+  """The dataclass `cls` of a field of a branch; Wrong with all that breaks its laws."""
+  if not isinstance(given, dict):
+    raise TypeError("is a branch: set its fields")
+  problems = []
+  made = build(cls, given, "", problems)
+  if problems:
+    raise Wrong(problems)
+  return made
 
 
 def build(cls, given: dict, prefix: str, problems: list):
@@ -192,6 +296,8 @@ def build(cls, given: dict, prefix: str, problems: list):
       values[name] = fits(value, hints[name])
     except TypeError as error:
       problems.append((prefix + name, value, str(error)))
+    except Wrong as wrong:
+      problems += [(f"{prefix}{name}.{key}", value, law) for key, value, law in wrong.problems]
   try:
     made = cls(**values)
   except Wrong as wrong:

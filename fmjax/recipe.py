@@ -15,9 +15,23 @@ from fmjax.laws import nearest
 
 # What may change when a run is resumed: nothing here alters a batch, an update or the meaning of a number.
 HARMLESS = (
-  "train.steps", "train.epochs", "train.log_every", "train.eval_", "train.sample_", "train.remat", "train.profile",
-  "train.on_nonfinite", "train.max_skips", "checkpoint.", "mesh.", "data.workers", "data.cache",
-)  # fmt: skip
+  "train.steps",
+  "train.epochs",
+  "train.log_every",
+  "train.eval_",
+  "train.sample_",
+  "train.remat",
+  "train.profile",
+  "train.on_nonfinite",
+  "train.max_skips",
+  "checkpoint.",
+  "mesh.",
+  "data.workers",
+  "data.cache",
+  "data.on_corrupt",
+)
+# What may change too, but alters the batches from the step on at which the run goes on.
+EDITS = ("data.mixture", "data.temperature")  # fmt: skip
 
 
 def parse_value(text: str):
@@ -67,8 +81,19 @@ def override(tree: dict, words: dict[str, str]) -> dict:
       tree[branch] = {name: old for name, old in tree[branch].items() if name in known}
     if field in ("steps", "epochs") and branch == "train":
       tree[branch].pop({"steps": "epochs", "epochs": "steps"}[field], None)
-    tree[branch][field] = value
+    put(tree[branch], field.split("."), value)
   return tree
+
+
+def put(tree: dict, path: list[str], value):
+  """Sets what lies at `path` in `tree`, whose inner dicts are copied; a list of named dicts is one by their names."""
+  *above, last = path
+  for name in above:
+    inner = tree.get(name) or {}
+    if isinstance(inner, (list, tuple)):
+      inner = {one["name"]: one for one in inner}
+    tree[name] = tree = dict(inner)
+  tree[last] = value
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:
@@ -84,12 +109,17 @@ def differences(saved: Config, given: Config) -> list[tuple[str, object, object]
   return [(key, old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
 
 
-def harmless(key: str) -> bool:
+def allowed(key: str) -> bool:
   """Whether a resumed run may change the field `key`."""
-  return any(key == allowed or (allowed[-1] in "._" and key.startswith(allowed)) for allowed in HARMLESS)
+  return harmless(key) or key in EDITS
+
+
+def harmless(key: str) -> bool:
+  """Whether no batch, no update and no number's meaning hangs on the field `key`."""
+  return any(key == one or (one[-1] in "._" and key.startswith(one)) for one in HARMLESS)
 
 
 def config_hash(config: Config) -> str:
   """Of all that may not change while a run lasts."""
-  fixed = {key: value for key, value in flatten(to_dict(config)).items() if not harmless(key)}
+  fixed = {key: value for key, value in flatten(to_dict(config)).items() if not allowed(key)}
   return hashlib.blake2b(json.dumps(fixed, sort_keys=True).encode(), digest_size=16).hexdigest()

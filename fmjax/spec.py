@@ -18,6 +18,7 @@ from fmjax.sharding import make_mesh
 HF = "hf:"
 PUBLISHED = "hf"  # the folder of a workdir that keeps the config.json that its model came with
 LENGTH = 1024  # tokens an example, where a model's positions have no end
+OBJECTIVES = dict(decoder="next_token", encoder="masked_token", encoder_decoder="seq2seq")  # of published models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def load(spec: str, mesh: MeshConfig | None = None) -> Trained:
   tokenizer = data.load_tokenizer(home / "tokenizer") if (home / "tokenizer").exists() or not kept(home) else None
   made = make_mesh(mesh or MeshConfig())
   with jax.set_mesh(made):
-    model = Model(config.model, jnp.dtype(config.train.dtype))
+    model = config.objective.model(config.model, jnp.dtype(config.train.dtype))
     like = dict(params=jax.eval_shape(model.init, jax.random.key(0)))
     state, manifest = checkpoint.restore_step(home / "checkpoints", like, int(step) if step else None)
   return Trained(config, model, state["params"], tokenizer, made, manifest, *kept(home))
@@ -85,4 +86,5 @@ def published(path: str, mesh: MeshConfig | None) -> Trained:
 def config_of(model) -> Config:
   """The config of a run of `model`, a TransformerConfig, with what a recipe would leave unset."""
   length = min(model.max_positions or LENGTH, LENGTH)
-  return from_config_dict(dict(model=to_dict(model), data=dict(sequence_length=length)))
+  objective = dict(name=OBJECTIVES[model.kind])
+  return from_config_dict(dict(model=to_dict(model), objective=objective, data=dict(sequence_length=length)))

@@ -36,6 +36,12 @@ def loss_sums(params, batch, key, *, model, objective, train: bool):
   return total, dict(sums, weight=weight)
 
 
+def ratios(sums: dict) -> dict:
+  """Metric -> its mean, of sums of which those that are no (sum, weight) have the weight "weight"."""
+  pairs = {name: x if isinstance(x, tuple) else (x, sums["weight"]) for name, x in sums.items() if name != "weight"}
+  return {name: total / jnp.where(weight > 0, weight, 1.0) for name, (total, weight) in pairs.items()}
+
+
 def gradient_sums(params, batch, key, *, accumulate: int, **what):
   """((loss sum, sums), gradient of the loss sum), in `accumulate` parts one after the other."""
   differentiate = jax.value_and_grad(lambda p, b, k: loss_sums(p, b, k, train=True, **what), has_aux=True)
@@ -71,7 +77,7 @@ def train_step(state: dict, batch: dict, knobs: dict, *, model, objective, tx, a
   (total, sums), grads = gradient_sums(
     state["params"], batch, key, accumulate=accumulate, model=model, objective=objective
   )
-  weight = sums.pop("weight")
+  weight = sums["weight"]
   mean = 1 / jnp.where(weight > 0, weight, 1.0)
   grads = jax.tree.map(lambda g: g * mean, grads)
   grad_norm = optax.tree.norm(grads)
@@ -83,8 +89,7 @@ def train_step(state: dict, batch: dict, knobs: dict, *, model, objective, tx, a
     dict(params=params, opt=opt),
     {k: state[k] for k in ("params", "opt")},
   )
-  metrics = {name: value * mean for name, value in sums.items()}
-  return dict(keep, step=state["step"] + 1), dict(metrics, grad_norm=grad_norm, weight=weight, finite=finite)
+  return dict(keep, step=state["step"] + 1), dict(ratios(sums), grad_norm=grad_norm, weight=weight, finite=finite)
 
 
 def eval_step(params, batch: dict, *, model, objective) -> dict:

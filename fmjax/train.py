@@ -9,22 +9,18 @@ import os
 import pathlib
 import platform
 import time
-from importlib import metadata
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax import checkpoint, chips, data, decode, metrics, optim, recipe, sharding, workdir
-from fmjax.config import Config, from_config_dict, to_dict
+from fmjax import checkpoint, chips, data, decode, environment, metrics, optim, resume, sharding, workdir
+from fmjax.config import Config, to_dict
 from fmjax.errors import FmjaxError
 from fmjax.evaluate import evaluate
-from fmjax.models import Model
 from fmjax.models.flops import train_flops
 from fmjax.signals import Signals
 from fmjax.step import abstract_state, eval_step, init_state, place, train_step
-
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "fmjax")
 
 
 def run(path, given: Config | None = None, *, argv=(), started: float | None = None) -> dict:
@@ -35,13 +31,13 @@ def run(path, given: Config | None = None, *, argv=(), started: float | None = N
   started = time.monotonic() if started is None else started
   with workdir.claim(path) as home, Signals() as signals:
     clock = metrics.Clock(started)
-    config, changes = settle(home.path, given)
+    config, changes, before = resume.settle(home.path, given)
     writer = metrics.Writer(home.path, started, jax.process_index() == 0)
     writer.event("start", argv=list(argv), pid=os.getpid(), host=platform.node())
     if changes:
       writer.event("config", changes=[f"{key}: {old} -> {new}" for key, old, new in changes])
     try:
-      return train(config, home.path, writer, clock, signals, argv)
+      return train(config, before, home.path, writer, clock, signals, argv)
     except FmjaxError as error:
       name = "preempt" if error.code == "INTERRUPTED" else "error"
       writer.event(name, code=error.code, what=error.what, clock=clock.totals())
@@ -53,41 +49,40 @@ def run(path, given: Config | None = None, *, argv=(), started: float | None = N
       writer.close()
 
 
-def train(config: Config, home: pathlib.Path, writer, clock, signals, argv) -> dict:
-  prepared = data.prepare(config.data)
+def train(config: Config, before: Config | None, home: pathlib.Path, writer, clock, signals, argv) -> dict:
+  prepared = resume.prepare(config, before, home)
   config = sized(config, prepared)
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_divides(config, mesh)
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
-    model = Model(config.model, jnp.dtype(config.train.dtype), config.train.remat)
+    model = config.objective.model(config.model, jnp.dtype(config.train.dtype), config.train.remat)
     tx = optim.make(config.optimizer, model.declarations())
     like = abstract_state(model=model, tx=tx)
-    batches = make_batches(prepared, config, "train")
-    total = config.train.steps or math.ceil(config.train.epochs * batches.examples / config.train.batch_size)
-    learning_rate = optim.schedule(config.optimizer, total)
-    metrics.parameter_table(list(parameter_rows(like["params"])))
+    metrics.parameter_table(list(environment.parameter_rows(like["params"])))
 
     saves = checkpoint.Checkpoints(
       home / "checkpoints", config.checkpoint.keep, lambda name, **f: writer.event(name, clock=clock.totals(), **f)
     )
     closing.callback(saves.close)
-    state = restore(saves, like, prepared, home, writer, clock)
-    write_facts(home, config, prepared, mesh, like, argv)
+    state = resume.restore(saves, like, prepared, home, writer, clock)
+    config, prepared = resume.edit(config, before, prepared, state, writer)
+    batches = make_batches(prepared, config, "train")
+    total = steps_of(config, batches)
+    learning_rate = optim.schedule(config.optimizer, total)
+    environment.write(home, config, prepared, mesh, like, argv)
     with clock("compile"):
       if state is None:
         state = jax.jit(functools.partial(init_state, model=model, tx=tx))(jax.random.key(config.seed))
       update = compiled(config, model, tx, like)
     writer.event("compile", seconds=clock.totals()["compile"])
 
-    facts = dict(config_hash=recipe.config_hash(config), data_fingerprint=prepared.fingerprint, versions=versions())
+    facts = environment.facts(config, prepared)
     step = start = int(state["step"])
     log = Log(config, model, total, writer, clock, batches, home)
     closing.callback(log.progress.close)
     check = Evaluation(config, model, prepared, writer, clock, home)
-    trace = Trace(config, home, writer)
-    closing.callback(trace.close)
-    ahead = batches.from_(start)
-    closing.callback(ahead.close)
+    trace = closing.enter_context(contextlib.closing(Trace(config, home, writer)))
+    ahead = closing.enter_context(contextlib.closing(batches.from_(start)))
     clock.base("step")
     signals.gentle = True
     while not signals.asked:
@@ -118,28 +113,6 @@ def train(config: Config, home: pathlib.Path, writer, clock, signals, argv) -> d
 # --- before the first step
 
 
-def settle(home: pathlib.Path, given: Config | None):
-  """(the config to run, what changed): that of the run in `home`, with the harmless changes that `given` brings."""
-  path = home / "config.json"
-  if not path.exists():
-    if given is None:
-      raise FmjaxError("USAGE", f"there is no run in {home} to resume", fix="give --config=FILE to start one")
-    return given, []
-  saved = from_config_dict(workdir.read_json(path), str(path))
-  if given is None:
-    return saved, []
-  if given.model.V is None:
-    given = dataclasses.replace(given, model=dataclasses.replace(given.model, V=saved.model.V))
-  changes = recipe.differences(saved, given)
-  if refused := [change for change in changes if not recipe.harmless(change[0])]:
-    rows = [f"{key}: saved {old!r}, given {new!r}" for key, old, new in refused]
-    raise FmjaxError(
-      "CONFIG_CHANGED", f"the run in {home} has another config", rows=rows,
-      fix="give the saved values, or leave --config out to resume, or start a new run in another --workdir",
-    )  # fmt: skip
-  return given, changes
-
-
 def sized(config: Config, prepared) -> Config:
   """The config with the vocabulary of the data's tokenizer."""
   size = prepared.tokenizer.vocab_size
@@ -151,30 +124,36 @@ def sized(config: Config, prepared) -> Config:
   return dataclasses.replace(config, model=dataclasses.replace(config.model, V=config.model.V or size))
 
 
-def restore(saves, like, prepared, home, writer, clock):
-  """The newest good state, with the rows past it cut off, or None at the start of a run."""
-  with clock("checkpoint"):
-    found = saves.restore(like)
-  if found is None:
-    lost = metrics.cut(home, 0)
-    step, state = 0, None
-  else:
-    state, manifest = found
-    data.check_fingerprint(manifest["data_fingerprint"], prepared)
-    step = int(state["step"])
-    lost = metrics.cut(home, step)
-  if found or lost["rows"]:
-    writer.event("restore", step=step, **lost)
-  return state
+def steps_of(config: Config, batches) -> int:
+  """The number of updates that the config asks for and the data has."""
+  train = config.train
+  total = train.steps or math.ceil(train.epochs * batches.examples / train.batch_size)
+  if total > batches.end:
+    raise FmjaxError("CONFIG", "the mixture gives no more examples before the run ends", where="data.mixture",
+                     expected=f"{total} steps", got=f"{batches.end} until each source has given its epochs",
+                     fix=f"set train.steps={batches.end}, or leave a source without epochs")  # fmt: skip
+  return total
 
 
-def make_batches(prepared, config: Config, split: str):
+def make_batches(prepared, config: Config, split: str, source: int = 0):
   rows = config.train.batch_size // jax.process_count()
   first = rows * jax.process_index()
   return data.Batches(
-    prepared, split, config.objective.transform, config.train.batch_size, config.seed,
-    slice(first, first + rows), config.data.workers if split == "train" else 0,
+    prepared, split, config.train.batch_size, config.seed, slice(first, first + rows),
+    config.data.workers if split == "train" else 0, source=source,
   )  # fmt: skip
+
+
+def eval_batches(prepared, config: Config) -> dict:
+  """Name -> batches of each source that has an eval split."""
+  every = enumerate(prepared.names)
+  found = {name: make_batches(prepared, config, "eval", source) for source, name in every}
+  return {name: batches for name, batches in found.items() if batches.end}
+
+
+def batch_shapes(config: Config) -> dict:
+  data = config.data
+  return config.objective.batch_shapes(config.train.batch_size, data.sequence_length, packed=data.packed)
 
 
 def flowing(shapes: dict) -> dict:
@@ -193,43 +172,9 @@ def compiled(config: Config, model, tx, like):
   update = functools.partial(
     train_step, model=model, objective=config.objective, tx=tx, accumulate=config.train.accumulate, seed=config.seed
   )
-  shapes = config.objective.batch_shapes(config.train.batch_size, config.data.sequence_length)
+  shapes = batch_shapes(config)
   knobs = flowing(dict(learning_rate=jax.ShapeDtypeStruct((), jnp.float32)))
   return jax.jit(update, donate_argnums=0).lower(like, flowing(shapes), knobs).compile()
-
-
-def parameter_rows(params):
-  for path, x in jax.tree_util.tree_leaves_with_path(params):
-    held = math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    axes = ", ".join("-" if axis is None else str(axis) for axis in x.sharding.spec)
-    yield (
-      jax.tree_util.keystr(path, simple=True, separator="/"),
-      x.shape,
-      x.dtype.name,
-      axes,
-      held,
-      math.prod(x.shape),
-    )
-
-
-def versions() -> dict:
-  return dict(python=platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES})
-
-
-def write_facts(home, config: Config, prepared, mesh, like, argv):
-  """What the run is and where it runs, for people, for resuming, and for whoever takes the model from here."""
-  if jax.process_index() != 0:
-    return
-  device = mesh.devices.flat[0]
-  counts = [math.prod(x.shape) for x in jax.tree.leaves(like["params"])]
-  facts = dict(
-    versions=versions(), host=platform.node(), platform=device.platform, device_kind=device.device_kind,
-    device_count=mesh.devices.size, process_count=jax.process_count(), mesh=dict(mesh.shape),
-    parameters=sum(counts), data=prepared.facts, command=" ".join(argv),
-  )  # fmt: skip
-  workdir.write_json(home / "environment.json", facts)
-  workdir.write_json(home / "config.json", to_dict(config))
-  prepared.tokenizer.save(home / "tokenizer")
 
 
 # --- while it runs
@@ -274,10 +219,12 @@ class Log:
     self.mark = (None, None)  # (step, totals of the clock) at the last row
     mesh = jax.sharding.get_mesh()
     peak = chips.peak_flops(mesh.devices.flat[0])
-    length = config.data.sequence_length
-    self.tokens = config.train.batch_size * length
+    shapes = batch_shapes(config)
+    length, source = (shapes[name].shape[1] if name in shapes else 0 for name in ("tokens", "source_tokens"))
+    self.tokens = config.train.batch_size * (length + source)
+    share = length / (length + source)  # train_flops counts by the decoder's tokens
     self.flops = {} if peak is None else {
-      name: train_flops(model.config, length, causal=causal) / peak / mesh.devices.size
+      name: share * train_flops(model.config, length, causal=causal, source_length=source) / peak / mesh.devices.size
       for name, causal in (("mfu", True), ("mfu_full", False))
     }  # fmt: skip
 
@@ -353,7 +300,7 @@ class Evaluation:
 
   def __init__(self, config: Config, model, prepared, writer, clock, home):
     self.config, self.model, self.prepared, self.writer, self.clock = config, model, prepared, writer, clock
-    self.batches = make_batches(prepared, config, "eval")
+    self.sources = eval_batches(prepared, config)
     self.step = jax.jit(functools.partial(eval_step, model=model, objective=config.objective))
     rows = [row for row in metrics.read(home / metrics.ROWS) if "eval/loss" in row]
     self.last = rows[-1] if rows else {}
@@ -366,9 +313,8 @@ class Evaluation:
   def __call__(self, step: int, params, log, signals):
     log.flush()
     with self.clock("eval"):
-      batches = itertools.islice(self.batches, self.config.train.eval_batches)
-      batches = itertools.takewhile(lambda _: not signals.asked, batches)
-      row = evaluate(self.step, params, batches, self.prepared.facts["eval_bytes_per_token"])
+      sources = {name: self.some(batches, signals) for name, batches in self.sources.items()}
+      row = evaluate(self.step, params, sources, self.prepared.bytes_per_token)
       if signals.asked:  # half an evaluation is none; it is done again on resuming
         return
       self.writer.row(step, row)
@@ -376,6 +322,10 @@ class Evaluation:
       if self.config.train.sample_tokens:
         self.sample(step, params)
     self.writer.event("eval", step=step, clock=self.clock.totals())
+
+  def some(self, batches, signals):
+    batches = itertools.islice(batches, self.config.train.eval_batches)
+    return itertools.takewhile(lambda _: not signals.asked, batches)
 
   def sample(self, step: int, params):
     tokenizer, prompt = self.prepared.tokenizer, self.config.train.sample_prompt

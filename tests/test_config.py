@@ -1,5 +1,6 @@
 """The door: what is wrong cannot get in, all of it is named at once, and what got in comes out the same."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import ml_collections
 import pytest
 
 from fmjax import recipe
-from fmjax.config import from_config_dict, to_dict
+from fmjax.config import Component, from_config_dict, to_dict
 from fmjax.errors import FmjaxError
 
 
@@ -46,6 +47,26 @@ def problems(tree):
     (dict(model=dict(preset="gpt2"), data=dict(sequence_length=2048)), ["sequence_length=2048", "1024"]),
     (dict(data=dict(source="text")), ["data.path"]),
     (dict(seed=-1), ["seed=-1"]),
+    (dict(data=dict(mixture={})), ["data.mixture", "no source"]),
+    (dict(data=dict(mixture=3)), ["data.mixture=3", "list"]),
+    (dict(data=dict(mixture=dict(a=3))), ["data.mixture", "is a branch"]),
+    (dict(data=dict(path="x", mixture=dict(a={}))), ["data.path='x'", "own paths"]),
+    (dict(data=dict(mixture=[dict(name="a"), dict(name="a")])), ["data.mixture='a'", "two sources"]),
+    (dict(data=dict(mixture={"a b": {}})), ["data.mixture.a b.name='a b'", "letters"]),
+    (dict(data=dict(mixture=[{}])), ["data.mixture.0.name=None"]),
+    (dict(data=dict(mixture=dict(a=dict(weight=-1.0)))), ["data.mixture.a.weight=-1.0", "negative"]),
+    (dict(data=dict(mixture=dict(a=dict(wieght=1.0)))), ["data.mixture.a.wieght", "'weight'"]),
+    (dict(data=dict(mixture=dict(a=dict(epochs=0)))), ["data.mixture.a.epochs", "positive"]),
+    (dict(data=dict(mixture=dict(a=dict(cap=0)))), ["data.mixture.a.cap=0", "at least 1"]),
+    (dict(data=dict(mixture=dict(a=dict(source="text")))), ["data.mixture.a.path", "needs a file"]),
+    (dict(data=dict(mixture=dict(a=dict(schedule=[[0, 1], [0, 2]])))), ["data.mixture.a.schedule", "in order"]),
+    (dict(data=dict(mixture=dict(a=dict(schedule=[[5, 1]])))), ["data.mixture.a.schedule", "from step 0 on"]),
+    (dict(data=dict(mixture=dict(a=dict(schedule=[])))), ["data.mixture.a.schedule", "from step 0 on"]),
+    (dict(data=dict(mixture=dict(a=dict(schedule=[[0, -1]])))), ["data.mixture.a.schedule", "none negative"]),
+    (dict(data=dict(mixture=dict(a=dict(schedule=[0, 1])))), ["data.mixture.a.schedule", "2 values"]),
+    (dict(data=dict(mixture=dict(a=dict(weight=1.0, schedule=[[0, 1]])))), ["data.mixture.a.weight", "choose one"]),
+    (dict(data=dict(mixture=dict(a=dict(weight=-1), b=dict(cap=0)))), ["mixture.a.weight", "mixture.b.cap"]),
+    (dict(data=dict(temperature=0.5)), ["data.temperature=0.5", "at least 1"]),
   ],
 )
 def test_a_wrong_field_is_named_with_its_law_and_its_remedy(tree, words):
@@ -66,6 +87,66 @@ def test_a_config_comes_out_as_it_went_in():
   config = from_config_dict(given)
   assert (config.model.D, config.model.L, config.model.dropout, config.optimizer.b2) == (96, 12, 0.1, 0.98)
   assert from_config_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+MIXTURE = dict(
+  code=dict(source="text", path="a/*.py", weight=2.0),
+  books=dict(source="jsonl", path="b", columns=("text",), cap=1000, epochs=2.0),
+  web=dict(source="parquet", path="c", schedule=((0, 1.0), (500, 0.25))),
+)
+
+
+def mixture_of(tree):
+  return from_config_dict(tree).data.mixture
+
+
+def test_a_mixture_comes_out_as_it_went_in():
+  as_dict = dict(data=dict(mixture=MIXTURE, temperature=2.0))
+  as_list = dict(data=dict(mixture=[dict(name=name, **fields) for name, fields in MIXTURE.items()], temperature=2.0))
+  config = from_config_dict(as_dict)
+  assert config == from_config_dict(as_list) == from_config_dict(ml_collections.ConfigDict(as_dict))
+  assert [one.name for one in config.data.mixture] == ["code", "books", "web"]
+  assert config.data.mixture[2].schedule == ((0, 1.0), (500, 0.25))
+  saved = json.loads(json.dumps(to_dict(config)))
+  assert from_config_dict(saved) == config and isinstance(saved["data"]["mixture"], list)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_word_changes_one_source_of_a_mixture(saved):
+  tree = dict(data=dict(mixture=MIXTURE))
+  tree = json.loads(json.dumps(to_dict(from_config_dict(tree)))) if saved else tree
+  kept = json.dumps(tree)
+  code, books, web = mixture_of(tree)
+  words = {"data.mixture.code.weight": "3", "data.mixture.web.schedule": "((0, 2), (9, 1))"}
+  changed = mixture_of(recipe.override(tree, words))
+  assert changed == (dataclasses.replace(code, weight=3.0), books,
+                     dataclasses.replace(web, schedule=((0, 2.0), (9, 1.0))))  # fmt: skip
+  more = recipe.override(tree, {"data.mixture.new.source": "text", "data.mixture.new.path": "d"})
+  assert mixture_of(more) == (code, books, web, Component(name="new", source="text", path="d"))
+  assert json.dumps(tree) == kept, "the tree that was given stays as it is"
+
+
+def test_a_mixture_may_be_edited_on_resume_and_nothing_else_of_the_data():
+  config = from_config_dict(dict(data=dict(mixture=MIXTURE)))
+  edited = from_config_dict(recipe.override(to_dict(config), {"data.mixture.code.weight": "3"}))
+  assert [key for key, _, _ in recipe.differences(config, edited)] == ["data.mixture"]
+  assert recipe.allowed("data.mixture") and recipe.allowed("data.temperature")
+  assert not recipe.harmless("data.mixture")
+  for key in (
+    "data.packed",
+    "data.tokenizer",
+    "data.sequence_length",
+    "data.cleaning.languages",
+    "data.eval_fraction",
+  ):
+    assert not recipe.allowed(key)
+  assert recipe.config_hash(config) == recipe.config_hash(edited)
+
+
+def test_one_source_is_a_mixture_of_one():
+  config = from_config_dict(dict(data=dict(source="text", path="x", eval_path="y", columns=["text"])))
+  assert config.data.components == (Component(name="text", weight=1.0, source="text", path="x", eval_path="y",
+                                              columns=("text",)),)  # fmt: skip
 
 
 def test_a_changed_name_drops_the_old_names_fields():
@@ -132,7 +213,7 @@ def test_every_recipe_is_a_config(path):
 
 
 def test_help_needs_no_jax():
-  code = "import sys; from fmjax.__main__ import parser; parser().format_help(); assert 'jax' not in sys.modules"
+  code = "import sys; from fmjax.__main__ import arguments; arguments.parser(); assert 'jax' not in sys.modules"
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from fmjax.__main__ import parser
+from fmjax.arguments import parser
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

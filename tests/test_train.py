@@ -1,11 +1,13 @@
 """Laws of the loop: rerunning resumes, bit for bit; signals lose no step; a changed config is shown; bad input is
 one message, the right exit status, and nothing lost."""
 
+import collections
 import json
 import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +16,9 @@ import time
 import numpy as np
 import pytest
 
-from fmjax import checkpoint, metrics
+from fmjax import checkpoint, data, metrics, workdir
 from fmjax.__main__ import main
+from fmjax.config import from_config_dict
 
 RECIPE = str(pathlib.Path(__file__).parent / "recipes" / "tiny.py")
 
@@ -111,6 +114,83 @@ def test_resuming_on_another_mesh_restores_the_same_bits(whole, text, tmp_path):
   for (_, a), (_, b) in zip(rows(home), rows(whole), strict=True):
     assert a == pytest.approx(b, rel=1e-5)
   assert rows(home)[:4] == rows(whole)[:4]
+
+
+# --- mixtures
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("mixture")
+  for name, letters in (("a", "abcdefgh "), ("b", "01234567 "), ("c", "ABCDEFGH ")):
+    (folder / name).write_text("".join(random.Random(name).choices(letters, k=5000)))
+  return folder
+
+
+def mixed(home, sources, *more, steps=6, **weights):
+  mixture = {name: dict(source="text", path=str(sources / name), weight=weight) for name, weight in weights.items()}
+  return ["train", f"--config={RECIPE}", f"--workdir={home}", f"--config.data.mixture={mixture}",
+          f"--config.train.steps={steps}", *more]  # fmt: skip
+
+
+def rows_by_source(home, steps):
+  """(how many rows of each source, which ones) of each batch that the run in `home` has."""
+  config = from_config_dict(workdir.read_json(home / "config.json"))
+  prepared = data.prepare(config.data, config.objective)
+  batches = data.Batches(prepared, "train", config.train.batch_size, config.seed)
+  every = [batches.records(step) for step in range(steps)]
+  return [collections.Counter(name for name, _ in one) for one in every], every
+
+
+def test_a_mixture_may_be_edited_on_resume(sources, tmp_path):
+  home = tmp_path / "run"
+  assert main(mixed(home, sources, a=1.0, b=1.0, steps=4)) == 0
+  before, (_, seen) = rows(home), rows_by_source(home, 4)
+  assert main(mixed(home, sources, b=1.0, c=3.0, steps=6)) == 0
+  (event,) = events(home, "mixture")
+  assert event["step"] == 4 and event["schedules"] == dict(a=[[0, 1], [4, 0]], b=[[0, 1], [4, 1]], c=[[0, 0], [4, 3]])
+  assert events(home, "config")[-1]["changes"] == ["train.steps: 4 -> 6"]
+  counts, now = rows_by_source(home, 6)
+  assert rows(home)[:4] == before and now[:4] == seen
+  assert all(count == dict(a=4, b=4) for count in counts[:4])
+  assert all(count == dict(b=2, c=6) for count in counts[4:])
+  # What is given again, or nothing, changes nothing.
+  assert main(mixed(home, sources, b=1.0, c=3.0, steps=7)) == 0
+  assert main(["train", f"--workdir={home}", "--config.train.steps=8"]) == 0
+  assert main(["train", f"--workdir={home}"]) == 0
+  assert events(home, "mixture") == [event]
+  assert rows_by_source(home, 6)[1] == now
+  # Each source has its own evaluation, those that gave up too.
+  last = metrics.read(home / "metrics.jsonl")[-1]
+  assert {f"eval/{name}/loss" for name in "abc"} <= last.keys() and last["step"] == 8
+  # The run is the one that has this schedule from its start.
+  whole = tmp_path / "whole"
+  mixture = json.dumps(workdir.read_json(home / "config.json")["data"]["mixture"]).replace("null", "None")
+  assert main(["train", f"--config={RECIPE}", f"--workdir={whole}", f"--config.data.mixture={mixture}",
+               "--config.train.steps=8"]) == 0  # fmt: skip
+  assert rows(whole) == rows(home) and last_hash(whole) == last_hash(home)
+
+
+def test_an_edit_that_would_change_the_past_is_refused(sources, tmp_path, capsys):
+  home = tmp_path / "run"
+  assert main(mixed(home, sources, a=1.0, b=1.0, steps=4)) == 0
+  kept = (home / "config.json").read_bytes()
+  assert main(mixed(home, sources, "--config.data.mixture.a.epochs=0.001", a=1.0, b=1.0)) == 78
+  assert "before step 4" in capsys.readouterr().err and (home / "config.json").read_bytes() == kept
+  (sources / "b").rename(sources / "elsewhere")
+  (sources / "b").write_text("other text " * 1000)
+  try:
+    assert main(mixed(home, sources, a=1.0, b=1.0)) == 65
+  finally:
+    (sources / "elsewhere").rename(sources / "b")
+  assert "DATA_CHANGED" in capsys.readouterr().err
+
+
+def test_without_a_mixture_its_temperature_is_nothing_to_edit(whole, text, tmp_path):
+  home = tmp_path / "run"
+  shutil.copytree(whole, home)
+  assert main(words(home, text, "--config.data.temperature=2")) == 0
+  assert not events(home, "mixture")
 
 
 def run(home, text, *more, **how):

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 
 import xxhash
 
@@ -19,7 +20,9 @@ from fmjax.config import DataConfig
 from fmjax.errors import FmjaxError
 
 META = "meta.json"
+KEEP, KEEP_DAYS = "unfinished", 7  # a file that marks a build that goes on where it was ended
 BLOCK = 1 << 20
+THOROUGH = 256 << 20  # bytes of a folder up to which every one is compared when it is opened
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -27,8 +30,11 @@ def root(config: DataConfig) -> pathlib.Path:
   return pathlib.Path(config.cache or os.environ.get("FMJAX_CACHE") or "~/.cache/fmjax").expanduser().absolute()
 
 
-def publish(folder: pathlib.Path, build, progress):
-  """Makes `folder` unless it is there: `build(temporary)` fills it and returns the facts for meta.json."""
+def publish(folder: pathlib.Path, build, progress, keep: bool = False):
+  """Makes `folder` unless it is there: `build(temporary)` fills it and returns the facts for meta.json.
+
+  `keep`: what an earlier build left when it was ended stays there, and `build` goes on with it.
+  """
   if folder.is_dir():
     return
   temporary = folder.with_name(folder.name + ".tmp")
@@ -38,14 +44,19 @@ def publish(folder: pathlib.Path, build, progress):
       if folder.is_dir():
         return
       sweep(folder.parent)
-      shutil.rmtree(temporary, ignore_errors=True)
-      temporary.mkdir()
+      if not keep:
+        shutil.rmtree(temporary, ignore_errors=True)
+      temporary.mkdir(exist_ok=True)
+      if keep:
+        (temporary / KEEP).touch()
       try:
         facts = build(temporary)
+        (temporary / KEEP).unlink(missing_ok=True)
         (temporary / META).write_text(json.dumps(seal(measure(temporary), facts), indent=1))
         temporary.rename(folder)
       except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not keep:
+          shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
@@ -65,8 +76,11 @@ def locked(folder: pathlib.Path, progress):
 
 
 def sweep(parent: pathlib.Path):
-  """Removes every NAME.tmp whose builder is dead: its lock is free."""
+  """Removes every NAME.tmp whose builder is dead: its lock is free. One that can go on stays for KEEP_DAYS."""
   for temporary in parent.glob("*.tmp"):
+    kept = temporary / KEEP
+    if kept.exists() and time.time() - kept.stat().st_mtime < KEEP_DAYS * 86400:
+      continue
     with lock_of(temporary.with_suffix("")) as lock, contextlib.suppress(BlockingIOError):
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       shutil.rmtree(temporary, ignore_errors=True)
@@ -88,10 +102,12 @@ def friendly(parent: pathlib.Path):
     raise
 
 
-def measure(folder: pathlib.Path) -> dict[str, list]:
-  """Name -> [size, xxh3-128] of every file but meta.json."""
+def measure(folder: pathlib.Path, sizes_only: bool = False) -> dict[str, list]:
+  """Name -> [size, xxh3-128 or None] of every file but meta.json."""
   files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / META)
-  return {str(path.relative_to(folder)): [path.stat().st_size, digest(path)] for path in files}
+  return {
+    str(path.relative_to(folder)): [path.stat().st_size, None if sizes_only else digest(path)] for path in files
+  }
 
 
 def digest(path: pathlib.Path) -> str:
@@ -116,7 +132,10 @@ def seal(files: dict, facts: dict) -> dict:
 
 
 def verify(folder: pathlib.Path) -> tuple[str, dict]:
-  """(fingerprint, facts) of a folder whose every file is as it was made. DATA_BAD names the one that is not."""
+  """(fingerprint, facts) of a folder whose files are as they were made. DATA_BAD names the one that is not.
+
+  Of a folder larger than THOROUGH the sizes are compared, and whoever reads its records checks those.
+  """
   fix = f"delete the folder {folder}; the next run prepares it again"
   try:
     meta = json.loads((folder / META).read_bytes())
@@ -125,10 +144,11 @@ def verify(folder: pathlib.Path) -> tuple[str, dict]:
   except (OSError, ValueError, LookupError, TypeError) as error:
     got = f"{type(error).__name__}: {error}"
     raise FmjaxError("DATA_BAD", "prepared data is damaged", where=folder / META, got=got, fix=fix) from error
-  now = measure(folder)
+  large = sum(size for size, _ in meta["files"].values()) > THOROUGH
+  now = measure(folder, sizes_only=large)
   for name in sorted({*meta["files"], *now}):
     then, found = meta["files"].get(name), now.get(name)
-    if then != found:
+    if (then and then[0]) != (found and found[0]) or (not large and then != found):
       expected, got = (f"{file[0]} bytes, xxh3 {file[1]}" if file else "no such file" for file in (then, found))
       raise FmjaxError(
         "DATA_BAD", "prepared data is damaged", where=folder / name, expected=expected, got=got, fix=fix

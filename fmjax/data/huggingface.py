@@ -13,7 +13,9 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from fmjax.data import vocabularies
-from fmjax.data.tokenizers import Tokenizer, write
+from fmjax.data.special import NAMES, found, texts_of
+from fmjax.data.tokenizer import Tokenizer, room, write
+from fmjax.data.tokenizers import HERE, TRAINED, cores
 from fmjax.errors import FmjaxError
 
 SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
@@ -28,7 +30,6 @@ FAMILY_OF_FILE = {
   "sentencepiece.bpe.model": "xlmroberta",
   "tokenizer.model": "llama",
 }
-NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 MODEL_KEYS = ("model_type", *(f"{name}_token_id" for name in NAMES))  # what is kept of a model's config
 
 
@@ -100,6 +101,23 @@ class Published(Tokenizer):
     super().__init__(repr((sorted(files.items()), sorted(model.items()))).encode())
     self.files, self.model = files, model
 
+  def __reduce__(self):  # a backend forgets what its files do not say when it is pickled
+    return type(self), (self.files, self.model)
+
+  def with_special(self, names):
+    """Itself: it has them all, or TOKENIZER_BAD names those that it lacks."""
+    if not (missing := self.lacking(names)):
+      return self
+    first = [f"{name} ({' or '.join(map(repr, texts_of(name)))})" for name in missing[:3]]
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    raise FmjaxError(
+      "TOKENIZER_BAD",
+      "the tokenizer lacks special tokens that the objective needs",
+      expected=", ".join(first) + more,
+      got=", ".join(f"{name}={i}" for name, i in self.special.items() if name in NAMES),
+      fix=f"set data.tokenizer to one that has them, or to one that is given them: {', '.join(TRAINED)}",
+    )
+
   def fields(self):
     return {"model": self.model}
 
@@ -145,6 +163,9 @@ class HuggingFace(Published):
     self.special = {n: vocabulary[t] for n, t in tokens.items()}
     self.named = frozenset(self.special)  # by its own files; the model's config adds to the others
     self.finish(config, family)
+    added = {token.content: i for i, token in backend.get_added_tokens_decoder().items()}
+    self.special = found(added.get) | self.special
+    self.here = config.get("trained_by") == HERE
 
   def made(self, name: str | None, config: dict, tokens: dict) -> Backend:
     files = self.files
@@ -175,12 +196,44 @@ class HuggingFace(Published):
     self.clean_up = bool(config.get("clean_up_tokenization_spaces"))
     self.clean_up &= type(self.backend.model).__name__ != "BPE"  # whose spaces are the text's own
 
+  def with_special(self, names):
+    """With the tokens that it lacks in its files, if it was trained here."""
+    missing = self.lacking(names)
+    if not missing or not self.here:
+      return super().with_special(missing)
+    backend = Backend.from_str(self.files["tokenizer.json"].decode())
+    made = vocabularies.add_special(backend, missing)
+    config = settings(self.files) | {f"{name}_token": text for name, text in made.items() if name in NAMES}
+    files = {"tokenizer.json": backend.to_str(pretty=True), "tokenizer_config.json": json.dumps(config, indent=1)}
+    return HuggingFace(self.files | {name: file.encode() for name, file in files.items()}, self.model)
+
+  def reserved(self):
+    known, more = {*self.special.values()}, {}
+    if unknown := getattr(self.backend.model, "unk_token", None):
+      more["unk"] = self.backend.token_to_id(unknown)
+    for i, token in self.backend.get_added_tokens_decoder().items():
+      if token.special and i not in known:
+        more[token.content] = i
+    return {name: i for name, i in more.items() if i is not None} | self.special
+
+  def piece(self, token):
+    return vocabularies.bytes_of(self.backend, self.backend.id_to_token(token) or "")
+
+  def goes_on(self, token):
+    model = self.backend.model
+    match type(model).__name__:
+      case "WordPiece":
+        return (self.backend.id_to_token(token) or "").startswith(model.continuing_subword_prefix)
+      case "WordLevel":
+        return False
+    return super().goes_on(token)
+
   def encode(self, text):
     return self.backend.encode(text, add_special_tokens=False).ids
 
   def encode_all(self, texts):
     encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.array(encoding.ids, np.int32) for encoding in encodings]
+    return [np.fromiter(encoding.ids, np.int32) for encoding in encodings]
 
   def decode(self, ids):
     text = self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
@@ -212,7 +265,7 @@ class HuggingFace(Published):
 
   def save_pretrained(self, folder):
     super().save_pretrained(folder)
-    tokens = {f"{name}_token": self.backend.id_to_token(i) for name, i in self.special.items()}
+    tokens = {f"{name}_token": self.backend.id_to_token(i) for name, i in self.special.items() if name in NAMES}
     made = {"tokenizer.json": self.backend.to_str(pretty=True), "tokenizer_config.json": json.dumps(tokens, indent=1)}
     for name in made.keys() - self.files.keys():
       write(pathlib.Path(folder) / name, made[name].encode())
@@ -242,17 +295,6 @@ def add_tokens(backend: Backend, files: dict[str, bytes], config: dict, tokens: 
       present.add(content(token))
 
 
-def room(max_length: int, special: int) -> int:
-  """What `special` tokens leave of `max_length`."""
-  if max_length < special:
-    raise FmjaxError(
-      "USAGE",
-      f"max_length={max_length} has no room for the special tokens",
-      fix=f"give {special} or more, or leave it out",
-    )
-  return max_length - special
-
-
 class Marian(Published):
   """Marian's: SentencePiece models of the source and of the target language, whose pieces share one vocabulary."""
 
@@ -269,26 +311,40 @@ class Marian(Published):
       raise ValueError("its source and target have separate vocabularies: only a shared one is read")
     vocabularies.parse(files["source.spm"])
     self.processor = sentencepiece.SentencePieceProcessor(model_proto=files["source.spm"])
-    self.vocabulary = json.loads(files["vocab.json"])
-    self.pieces = {i: piece for piece, i in self.vocabulary.items()}
+    self.numbers = json.loads(files["vocab.json"])
+    self.pieces = {i: piece for piece, i in self.numbers.items()}
     self.vocab_size = max(self.pieces) + 1
     tokens = vocabularies.FAMILIES["marian"].tokens
     tokens = {n: content(config.get(f"{n}_token")) or token for n, token in tokens.items()}
-    self.special = {n: self.vocabulary[token] for n, token in tokens.items()}
+    self.special = {n: self.numbers[token] for n, token in tokens.items()}
     self.end = self.special["eos"]
     self.split = re.compile("(" + "|".join(map(re.escape, tokens.values())) + ")")
+    pieces = map(self.processor.id_to_piece, range(self.processor.vocab_size()))
+    self.ids = np.array([self.numbers.get(piece, self.special["unk"]) for piece in pieces], np.int32)
 
   def encode(self, text):
     ids = []
     for part in filter(None, self.split.split(text)):
       if self.split.fullmatch(part):
-        ids.append(self.vocabulary[part])
+        ids.append(self.numbers[part])
         continue
       language = re.match(">>.*?<<", part, re.DOTALL)  # the target's, of a model that has several
       pieces = [language[0]] if language else []
       pieces += self.processor.encode(part[language.end() if language else 0 :], out_type=str)
-      ids += [self.vocabulary.get(piece, self.special["unk"]) for piece in pieces]
+      ids += [self.numbers.get(piece, self.special["unk"]) for piece in pieces]
     return ids
+
+  def encode_all(self, texts):
+    plain = [text for text in texts if not text.startswith(">>") and not self.split.search(text)]
+    encoded = {}
+    for text, ids in zip(plain, self.processor.encode(plain, num_threads=cores())):
+      ids = np.array(ids, np.int32)
+      if self.processor.unk_id() not in ids:  # a piece that SentencePiece does not know may be in the vocabulary
+        encoded[text] = self.ids[ids]
+    return [encoded[text] if text in encoded else np.array(self.encode(text), np.int32) for text in texts]
+
+  def piece(self, token):
+    return self.pieces.get(token, "").replace(vocabularies.SPACE_MARK, " ").encode()
 
   def decode(self, ids):
     special = {*self.special.values()}

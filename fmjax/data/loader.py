@@ -1,19 +1,18 @@
 """The loader: a batch is a function of (seed, step) alone.
 
-Batch `step` of train holds the records at places [step * B, (step + 1) * B) of an endless sequence of epochs, each
-epoch another permutation of all records. Hosts, devices and worker processes only decide who computes which part.
+Batch `step` of train holds the examples at places [step * B, (step + 1) * B) of an endless sequence. A mixture says
+which source each place belongs to; a source gives its rows epoch after epoch, each epoch another permutation. Hosts,
+devices and worker processes only decide who computes which part.
 """
 
-import multiprocessing
-import os
 import signal
 import sys
-import threading
 
 import numpy as np
 
-from fmjax.data.preparation import Prepared, token_dtype
-from fmjax.errors import FmjaxError
+from fmjax.data.dataset import Prepared, Split
+from fmjax.data.mixture import Mixture
+from fmjax.data.runners import end_with_parent
 
 AHEAD = 4  # batches held ready
 
@@ -21,88 +20,118 @@ AHEAD = 4  # batches held ready
 def attach(worker: int, workers: int):
   """Ties a worker process to the run: it outlives Ctrl-C, which a terminal sends to all, but not the run's death."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  end_with_parent()
 
-  def end_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
-  threading.Thread(target=end_with_parent, daemon=True).start()
+class Order:
+  """The rows of a source, epoch after epoch, each in another order: row `order[n]` is its n-th example."""
+
+  def __init__(self, examples: int, seed: int, number: int):
+    import grain
+
+    # Grain shuffles epoch e by seed + e: neighbouring seeds would share epochs, were they not spread out first.
+    spread = np.random.SeedSequence([seed, number] if number else seed)
+    self.rows = grain.MapDataset.range(examples).shuffle(seed=int(spread.generate_state(1)[0])).repeat()
+
+  def __getitem__(self, number: int) -> int:
+    return int(self.rows[number])
 
 
 class Batches:
   """Batches of `split` ("train" or "eval") as dicts of numpy arrays whose first axis is B.
 
-  `transform(record, rng)` makes one example of {"tokens": int32 [T + 1], "length": number of valid targets}; `rng`
-  depends on (seed, epoch, record) alone. `rows` is the slice of a global batch that this host computes. `end` is one
-  past the last step: None is never for train, and one pass for eval, which keeps the stream's order and fills its
-  last batch with records of length 0.
+  An example is `objective.transform(record, rng)`, where `rng` depends on (seed, epoch, row, source) alone. `rows` is
+  the slice of a global batch that this host computes. `end` is one past the last step: None is never for train, and
+  one pass for eval, which is of one `source` (its number), keeps its rows' order, and fills its last batch with rows
+  that have no tokens.
   """
 
   def __init__(
     self,
     prepared: Prepared,
     split: str,
-    transform,
     batch_size: int,
     seed: int,
     rows: slice | None = None,
     workers: int = 0,
     end: int | None = None,
+    source: int = 0,
   ):
-    self.split, self.transform, self.seed, self.workers = split, transform, seed, workers
+    self.prepared, self.split, self.seed, self.workers, self.source = prepared, split, seed, workers, source
     self.rows = range(batch_size)[rows or slice(None)]
-    self.batch_size, self.examples = batch_size, prepared.facts[split]["examples"]
-    self.T, self.fill = prepared.facts["sequence_length"], prepared.tokenizer.end
-    self.dtype = token_dtype(prepared.facts["vocab_size"])
-    self.shards = prepared.shards(split)
-    self.per_epoch = self.examples // batch_size if split == "train" else -(-self.examples // batch_size)
-    self.end = min(self.per_epoch if split == "eval" else sys.maxsize, sys.maxsize if end is None else end)
-    self.source = self.order = None
-
-  def open(self):
-    import grain
-
-    # Grain shuffles epoch e by seed + e: neighbouring seeds would share epochs, were they not spread out first.
-    seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
-    self.order = grain.MapDataset.range(self.examples).shuffle(seed=seed).repeat()
-    self.source = grain.sources.ArrayRecordDataSource(self.shards)  # last: another thread takes it for a sign
+    self.batch_size = batch_size
+    self.sources = prepared.splits[split]
+    self.vocabulary = prepared.tokenizer.vocabulary(prepared.objective.needs(prepared.config.sequence_length))
+    if split == "train":
+      sizes = [one.examples for one in self.sources]
+      components, temperature = prepared.config.components, prepared.config.temperature
+      self.mixture = Mixture(components, sizes, temperature, batch_size)
+      self.examples = sum(sizes) if self.mixture.end is None else self.mixture.end
+      last = sys.maxsize if self.mixture.end is None else self.mixture.end // batch_size
+    else:
+      self.examples = self.sources[source].examples
+      last = -(-self.examples // batch_size)
+    self.per_epoch = self.examples // batch_size if split == "train" else last
+    self.end = min(last, sys.maxsize if end is None else end)
+    self.orders = None
 
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
     if not 0 <= step < self.end:
       raise IndexError(step)
-    if self.source is None:
-      self.open()
-    examples = [self.example(step * self.batch_size + row) for row in self.rows]
+    wanted = [self.locate(step * self.batch_size + row) for row in self.rows]
+    rngs = [self.rng(*one) for one in wanted]
+    records = self.read([(source, row) for source, _, row in wanted])
+    if partners := getattr(self.sources[0].layout, "partners", 0):
+      chosen = [self.partners(source, row, rng, partners) for (source, _, row), rng in zip(wanted, rngs)]
+      others = iter(self.read([one for every in chosen for one in every]))
+      for record, every in zip(records, chosen):
+        record["partners"] = [next(others) for _ in every]
+    how = dict(vocabulary=self.vocabulary, length=self.prepared.config.sequence_length)
+    examples = [self.prepared.objective.transform(record, rng, **how) for record, rng in zip(records, rngs)]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
-  def records(self, step: int) -> list[int]:
-    """The numbers, within their split, of the records of train batch `step`, row by row."""
-    if self.source is None:
-      self.open()
-    return [int(self.order[step * self.batch_size + row]) for row in self.rows]
+  def locate(self, place: int) -> tuple[int, int, int]:
+    """(source, epoch, row) of a place; past the end of eval a row that is past the source's last."""
+    if self.split == "eval":
+      return self.source, 0, place
+    source, number = self.mixture.locate(place)
+    if self.orders is None:
+      self.orders = [Order(one.examples, self.seed, number) for number, one in enumerate(self.sources)]
+    return source, number // self.sources[source].examples, self.orders[source][number]
 
-  def example(self, place: int) -> dict[str, np.ndarray]:
-    """The example at one place of the endless sequence; past the end of eval, one without targets."""
-    epoch, record = divmod(place, self.examples) if self.split == "train" else (0, place)
-    if self.split == "train":
-      record = self.order[place]
-    tokens = self.read(record) if record < self.examples else np.empty(0, np.int32)
-    padded = np.full(self.T + 1, self.fill, np.int32)
-    padded[: len(tokens)] = tokens
-    rng = np.random.default_rng([self.seed, epoch, record])
-    return self.transform({"tokens": padded, "length": max(0, len(tokens) - 1)}, rng)
+  def rng(self, source: int, epoch: int, row: int) -> np.random.Generator:
+    return np.random.default_rng([self.seed, epoch, row, source] if source else [self.seed, epoch, row])
 
-  def read(self, record: int) -> np.ndarray:
-    try:
-      return np.frombuffer(self.source[record], self.dtype)
-    except Exception as error:  # ArrayRecord raises what its C++ raised: no narrower type is promised
-      raise FmjaxError(
-        "DATA_BAD",
-        f"record {record} of the {self.split} split cannot be read",
-        where=self.shards[0],
-        got=f"{type(error).__name__}: {error}",
-        fix="run again: damage is looked for, and named, at the start",
-      ) from error
+  def read(self, wanted: list[tuple[int, int]]) -> list[dict]:
+    """The records of (source, row) pairs."""
+    records: list = [None] * len(wanted)
+    for source in sorted({source for source, _ in wanted}):
+      places = [place for place, one in enumerate(wanted) if one[0] == source]
+      for place, record in zip(places, self.sources[source].read([wanted[place][1] for place in places])):
+        records[place] = record
+    return records
+
+  def partners(self, source: int, row: int, rng, count: int) -> list[tuple[int, int]]:
+    """Random rows of the same source that belong to other documents; the row's own where it has no other."""
+    split: Split = self.sources[source]
+    if row >= split.examples:
+      return [(source, row)] * count
+    chosen, own = [], split.rows.document(row)
+    for _ in range(count):
+      other = int(rng.integers(split.examples))
+      for _ in range(10):  # as often as BERT's code tries
+        if split.rows.document(other) != own:
+          break
+        other = int(rng.integers(split.examples))
+      chosen.append((source, other))
+    return chosen
+
+  def records(self, step: int) -> list[int] | list[tuple[str, int]]:
+    """Which rows train batch `step` holds: their numbers, with a mixture (its source's name, the number)."""
+    found = [self.locate(step * self.batch_size + row) for row in self.rows]
+    if len(self.sources) == 1:
+      return [row for _, _, row in found]
+    return [(self.prepared.names[source], row) for source, _, row in found]
 
   def numbered(self, step: int) -> tuple[int, dict[str, np.ndarray]]:
     return step, self[step]

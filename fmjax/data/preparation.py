@@ -1,200 +1,215 @@
-"""Preparation: documents -> token streams -> windows in ArrayRecord files, once per content.
+"""Preparation: sources -> documents -> tokens in ArrayRecord files, once per content.
 
-A split's stream is `end doc end doc ... end`: every token but the first is predicted exactly once, and a document's
-first token is predicted from `end`. Record i is stream[i*T : i*T + T + 1], so windows share one token and no target.
-Train drops its last partial window; eval keeps it.
+A source is cut into parts. Each part is tokenised on its own, by any process of any machine, and a preparation that
+was killed goes on with the parts that are left. What rows an objective cuts from the tokens comes later: the same
+tokens serve every sequence length.
 """
 
 import dataclasses
+import functools
+import json
 import lzma
 import pathlib
 import platform
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 
 import numpy as np
 import xxhash
 
-from fmjax.config import DataConfig
-from fmjax.data import cache, sources
+from fmjax.config import Component, DataConfig
+from fmjax.data import cache, duplicates, runners, sources, tokenising
 from fmjax.data import tokenizers as tk
 from fmjax.data.progress import Progress
+from fmjax.data.tokenising import SPLITS, Task
 from fmjax.errors import FmjaxError
 
-FORMAT = 1  # raised when the same sources must give different files
-SPLITS = ("train", "eval")
-SHARD_BYTES = 1 << 28
-CHUNK = 16  # documents tokenised between two movements of the progress bar
+FORMAT = 2  # raised when the same sources must give different files
+SMALL = 64 << 20  # bytes of a source that are worth no other process, and whose eval text xz may compress
+FIELDS = ("text",)
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-  """A prepared data set: its folder, the fingerprint of its files, its tokenizer, and facts for people and JSON."""
+class Tokens:
+  """One source's tokens: its folder, the fingerprint of its files, its tokenizer, and facts for people and JSON."""
 
+  name: str
   folder: pathlib.Path
   fingerprint: str
   tokenizer: tk.Tokenizer
   facts: dict
 
-  def shards(self, split: str) -> list[str]:
-    return sorted(map(str, self.folder.glob(f"{split}-*.arrayrecord")))
+
+@dataclasses.dataclass(frozen=True)
+class Sourced:
+  """A component of the config with the parts of its source, and the digest of what is in them."""
+
+  component: Component
+  parts: list[sources.Part]
+  digest: str
+
+  @property
+  def bytes(self) -> int:
+    return sum(part.bytes for part in self.parts)
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-  """Of tokens on disk."""
-  return np.dtype("<u2" if vocab_size <= 1 << 16 else "<i4")
+def prepare(config: DataConfig, fields=FIELDS, sentences: bool = False, runner=None) -> list[Tokens]:
+  """The tokens of each component of `config`, made where the cache has none.
 
-
-def prepare(config: DataConfig) -> Prepared:
-  """The prepared data set of `config`, made if the cache has none; the folder's name is a hash of its content."""
-  documents = sources.read(config)
-  hashes = {split: hash_of(getattr(documents, split)) for split in SPLITS}
-  kind = address_of_tokenizer(config, hashes["train"])
-  address = xxhash.xxh3_128_hexdigest(f"{FORMAT} {config.sequence_length} {kind} {hashes}".encode())
-  folder = cache.root(config) / f"{config.source}-{address}"
+  `fields` name the texts of a document, which are in the source's `columns`. `sentences`: each is tokenised on its
+  own, and where it ends is kept. `runner` decides where the work is done: `runners.Local`, or a Beam pipeline's.
+  """
   with Progress() as progress:
-    cache.publish(folder, lambda new: build(new, config, documents, f"tokenizer-{kind}", progress), progress)
-  return open_prepared(folder)
+    found = []
+    for one in config.components:
+      one = dataclasses.replace(one, columns=one.columns or fields)
+      if len(one.columns) != len(fields):
+        raise wrong_columns(one, fields)
+      parts = sources.parts(one, config.eval_fraction)
+      found.append(Sourced(one, parts, digest_of(parts, config, progress)))
+    runner = runner or runners.Local(sum(one.bytes for one in found) > SMALL)
+    tokenizer, place = tokenizer_of(config, found, fields, progress)
+    return [tokens_of(one, config, tokenizer, place, fields, sentences, runner, progress) for one in found]
 
 
-def open_prepared(folder: pathlib.Path) -> Prepared:
-  """The data set in `folder`, every byte of it compared with meta.json. DATA_BAD names the file that differs."""
-  fingerprint, facts = cache.verify(folder)
-  return Prepared(folder, fingerprint, tk.load_tokenizer(folder), facts)
+def wrong_columns(component: Component, fields) -> FmjaxError:
+  return FmjaxError(
+    "CONFIG", f"the objective reads {len(fields)} texts of a document", where="data.columns",
+    expected=f"a column each for {', '.join(fields)}", got=component.columns, fix="name as many columns",
+  )  # fmt: skip
 
 
-def check_fingerprint(expected: str, prepared: Prepared):
-  """DATA_CHANGED unless `prepared` is the data set that has the fingerprint `expected`."""
-  if prepared.fingerprint != expected:
-    raise FmjaxError(
-      "DATA_CHANGED",
-      "the data set is not the one that this run was trained on",
-      where=prepared.folder,
-      expected=f"fingerprint {expected}",
-      got=prepared.fingerprint,
-      fix="restore the old data, or start a new run in another --workdir",
-    )
+def digest_of(parts, config: DataConfig, progress: Progress) -> str:
+  """Of the parts' content; of a large source's remembered, as long as its files' sizes and times stay."""
+  if sum(part.bytes for part in parts) <= SMALL or (seen := sources.stamp(parts)) is None:
+    return sources.digest(parts)
+  memory = cache.root(config) / f"digest-{seen}.json"
+  if not memory.is_file():
+    progress.stage(f"reading {len(parts)} parts of a source")
+    with cache.friendly(memory.parent):
+      memory.parent.mkdir(parents=True, exist_ok=True)
+      cache.write(memory, json.dumps(sources.digest(parts)).encode())
+  return json.loads(memory.read_bytes())
 
 
-def hash_of(texts) -> str:
-  hasher = xxhash.xxh3_128()
-  for text in texts:
-    content = text.encode()
-    hasher.update(len(content).to_bytes(8, "little") + content)
-  return hasher.hexdigest()
+# --- the tokenizer
 
 
-def address_of_tokenizer(config: DataConfig, train_hash: str) -> str:
-  """Everything that decides the tokenizer, beside the texts of both splits."""
-  match config.tokenizer:
-    case "bytes" | "characters":
-      return config.tokenizer
-    case "sentencepiece":
-      return f"{config.vocab_size}-{train_hash}"
-    case path:
-      return tk.load_model(path).fingerprint
+def tokenizer_of(config: DataConfig, found: list[Sourced], fields, progress) -> tuple[tk.Tokenizer, pathlib.Path]:
+  """The tokenizer that `config` asks for, and the folder where it lies for other processes."""
+  kind = config.tokenizer
+  if kind in (*tk.TRAINED, "characters"):
+    digests = " ".join(one.digest for one in found)
+    made = f"{kind} {config.vocab_size} {config.eval_fraction} {digests} {fields}"
+    name = xxhash.xxh3_128_hexdigest(made.encode())
 
+    def build(new):
+      if kind == "characters":
+        tokenizer = tk.Characters("".join(sorted(set().union(*texts_of(found, config, SPLITS)))))
+      else:
+        progress.stage(f"training a tokenizer of {config.vocab_size} pieces")
+        tokenizer = tk.train(kind, list(texts_of(found, config, ("train",))), config.vocab_size)
+      tokenizer.save(new)
+      return {}
+  else:
+    tokenizer = tk.Bytes() if kind == "bytes" else tk.load_model(kind)
+    name = tokenizer.fingerprint
 
-def make_tokenizer(config: DataConfig, documents: sources.Documents, name: str, progress: Progress) -> tk.Tokenizer:
-  match config.tokenizer:
-    case "bytes":
-      return tk.Bytes()
-    case "characters":
-      return tk.Characters("".join(sorted(set().union(*documents.train, *documents.eval))))
-    case "sentencepiece":
-      return trained_sentencepiece(config, documents, name, progress)
-    case path:
-      return tk.load_model(path)
+    def build(new):
+      tokenizer.save(new)
+      return {}
 
-
-def trained_sentencepiece(config, documents, name, progress) -> tk.Tokenizer:
-  """From the cache, for other sequence lengths have the same one."""
-
-  def build_tokenizer(new):
-    progress.stage(f"training a tokenizer of {config.vocab_size} pieces")
-    tk.train_sentencepiece(documents.train, config.vocab_size).save(new)
-    return {}
-
-  folder = cache.root(config) / name
-  cache.publish(folder, build_tokenizer, progress)
+  folder = cache.root(config) / f"tokenizer-{name}"
+  cache.publish(folder, build, progress)
   cache.verify(folder)
-  return tk.load_tokenizer(folder)
+  return tk.load_tokenizer(folder), folder
 
 
-def build(folder, config: DataConfig, documents: sources.Documents, tokenizer_name: str, progress: Progress) -> dict:
-  """Writes the tokenizer and both splits into `folder`; returns the facts."""
-  texts = {split: getattr(documents, split) for split in SPLITS}
-  with ThreadPoolExecutor(1) as background:  # xz leaves the interpreter's lock alone
-    xz = background.submit(xz_bytes, "".join(documents.eval).encode())
-    tokenizer = make_tokenizer(config, documents, tokenizer_name, progress)
-    tokenizer.save(folder)
-    streams = {split: stream_of(tokenizer, texts[split], split, progress) for split in SPLITS}
-    T, facts = config.sequence_length, {}
-    for split in SPLITS:
-      size = sum(len(text.encode()) for text in texts[split])
-      tokens = len(streams[split]) - 1  # targets: the first `end` is none
-      examples = tokens // T if split == "train" else -(-tokens // T)
-      facts[split] = dict(documents=len(texts[split]), bytes=size, tokens=tokens, examples=examples)
-    if not facts["train"]["examples"]:
-      raise too_short(config, facts["train"]["tokens"])
-    progress.stage("writing examples", sum(facts[split]["examples"] for split in SPLITS))
-    for split in SPLITS:
-      write_windows(folder, split, streams[split], facts[split]["examples"], T, tokenizer.vocab_size, progress)
-    size, tokens = facts["eval"]["bytes"], facts["eval"]["tokens"]
-    unigram, xz = unigram_bits(streams, tokenizer.vocab_size), 8 * xz.result()
+def texts_of(found: list[Sourced], config: DataConfig, splits):
+  """The texts of the splits, of a large source a share of its documents that a hash of their names chooses."""
+  total = sum(one.bytes for one in found)
+  share = min(1.0, 4 * tk.SAMPLE_BYTES / max(total, 1))
+  for one in found:
+    for part in one.parts:
+      for document in part.documents():
+        held = sources.held(document.name, config.eval_fraction) if document.held is None else document.held
+        if SPLITS[held] in splits and (share == 1 or sources.held(f"sample {document.name}", share)):
+          yield from filter(None, document.texts)
+
+
+# --- the tokens
+
+
+def tokens_of(
+  sourced: Sourced, config: DataConfig, tokenizer, place: pathlib.Path, fields, sentences: bool, runner, progress
+) -> Tokens:  # fmt: skip
+  component = sourced.component
+  decides = [FORMAT, sourced.digest, tokenizer.fingerprint, fields, component.columns, sentences,
+             config.eval_fraction, dataclasses.astuple(config.cleaning)]  # fmt: skip
+  address = xxhash.xxh3_128_hexdigest(repr(decides).encode())
+  folder = cache.root(config) / f"{component.source}-{address}"
+
+  def build(new):
+    tasks = [
+      Task(part, number, new, place, fields, sentences, config.eval_fraction, config.cleaning)
+      for number, part in enumerate(sourced.parts)
+    ]
+    if config.cleaning.exact_duplicates or config.cleaning.near_duplicates:
+      tasks = duplicates.marked(tasks, runner, progress)
+    progress.stage(f"tokenising {component.name}, {len(tasks)} parts", sourced.bytes)
+    runner(tokenising.tokenise, tasks, lambda task: progress.advance(task.part.bytes))
+    return finish(new, tasks, sourced, config, tokenizer)
+
+  cache.publish(folder, build, progress, keep=True)
+  return open_tokens(folder, component.name)
+
+
+def finish(folder: pathlib.Path, tasks: list[Task], sourced: Sourced, config: DataConfig, tokenizer) -> dict:
+  """Joins what the parts left beside their tokens; the facts of the whole."""
+  made = [tokenising.tokenise(task) for task in tasks]  # done: their facts are read
+  dropped, spent = Counter(), [task.facts for task in tasks]  # the facts go first: without them a part is done again
+  for one in made:
+    dropped.update(one["dropped"])
+  facts, counts = dict(columns={}, dropped=dict(dropped)), {}
+  for name in made[0]["columns"]:
+    own = [one["columns"][name] for one in made]
+    totals = {key: sum(one[key] for one in own) for key in ("documents", "bytes", "tokens")}
+    facts["columns"][name] = totals | dict(part_tokens=[one["tokens"] for one in own])
+    paths = [folder / task.name(name) for task in tasks]
+    spent += [file for path in paths for file in path.parent.glob(path.name + ".*.npy")]
+    counts[name] = functools.reduce(np.add, (np.load(path.with_suffix(".counts.npy")) for path in paths))
+    for kind in ("lengths", "sentences") if tasks[0].sentences else ("lengths",):
+      arrays = [np.load(path.with_suffix(f".{kind}.npy")) for path in paths]
+      np.save(folder / f"{name}.{kind}.npy", np.concatenate(arrays))
+  for file in spent + [task.keep for task in tasks if task.keep is not None]:
+    file.unlink()
+  for draft in folder.glob("*" + tokenising.DRAFT):  # of processes that were killed
+    draft.unlink()
+  tokenizer.save(folder / "tokenizer")
+  if not facts["columns"][f"train-{tasks[0].fields[0]}"]["tokens"]:
+    raise FmjaxError("DATA_BAD", "the source has no text to train on", where=sourced.component.path,
+                     got=f"{sum(dropped.values())} documents left out: {dict(dropped)}" if dropped else "no document",
+                     fix="check data.path, data.columns and data.cleaning")  # fmt: skip
   return facts | dict(
-    source=config.source,
-    python=platform.python_version() if config.source == "stdlib" else None,
-    sequence_length=T,
+    source=sourced.component.source,
+    python=platform.python_version() if sourced.component.source == "stdlib" else None,
+    fields=list(tasks[0].fields),
     tokenizer=tokenizer.kind,
     vocab_size=tokenizer.vocab_size,
-    eval_bytes_per_token=size / tokens if tokens else None,
-    baselines=dict(unigram=unigram / size, xz=xz / size) if size else None,
+    baseline_bits=baseline_bits(counts, sourced, config) if tasks[0].fields == FIELDS else None,
   )
 
 
-def too_short(config: DataConfig, tokens: int) -> FmjaxError:
-  return FmjaxError(
-    "DATA_BAD",
-    "the text is shorter than one example",
-    where=config.path or config.source,
-    expected=f"at least data.sequence_length={config.sequence_length} tokens to train on",
-    got=f"{tokens} ({1 - config.eval_fraction:.0%} of the text, and an end)",
-    fix="give more text, or set data.sequence_length lower",
-  )
+def baseline_bits(counts: dict, sourced: Sourced, config: DataConfig) -> dict[str, float]:
+  """Bits that the eval text costs under the train tokens' frequencies with add-one smoothing, and by xz."""
+  smooth = counts["train-text"] + 1
+  found = dict(unigram=float(-(counts["eval-text"] * np.log2(smooth / smooth.sum())).sum()))
+  if sourced.bytes <= SMALL:
+    text = "".join(texts_of([sourced], config, ("eval",))).encode()
+    found["xz"] = 8.0 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
+  return found
 
 
-def stream_of(tokenizer: tk.Tokenizer, texts, split: str, progress: Progress) -> np.ndarray:
-  end = np.array([tokenizer.end], np.int32)
-  parts = [end]
-  progress.stage(f"tokenising {len(texts)} documents of the {split} split", len(texts))
-  for i in range(0, len(texts), CHUNK):
-    for ids in tokenizer.encode_all(texts[i : i + CHUNK]):
-      parts += [ids, end]
-    progress.advance(CHUNK)
-  return np.concatenate(parts)
-
-
-def write_windows(folder, split: str, stream, examples: int, T: int, vocab_size: int, progress: Progress):
-  from array_record.python.array_record_module import ArrayRecordWriter
-
-  stream = stream.astype(token_dtype(vocab_size))
-  per_shard = max(1, SHARD_BYTES // (stream.itemsize * (T + 1)))
-  for shard, first in enumerate(range(0, examples, per_shard)):
-    # One record a group: a random read touches one record. Uncompressed: 12 bits of 16 are noise to a compressor,
-    # and the same tokens give the same bytes whatever version of one is installed.
-    writer = ArrayRecordWriter(str(folder / f"{split}-{shard:05d}.arrayrecord"), "group_size:1,uncompressed")
-    for i in range(first, min(first + per_shard, examples)):
-      writer.write(stream[i * T : i * T + T + 1].tobytes())
-    writer.close()
-    progress.advance(min(per_shard, examples - first))
-
-
-def unigram_bits(streams: dict, vocab_size: int) -> float:
-  """Bits that the eval targets cost under the train targets' frequencies with add-one smoothing."""
-  counts = {split: np.bincount(stream[1:], minlength=vocab_size) for split, stream in streams.items()}
-  smooth = counts["train"] + 1
-  return float(-(counts["eval"] * np.log2(smooth / smooth.sum())).sum())
-
-
-def xz_bytes(content: bytes) -> int:
-  return len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
+def open_tokens(folder: pathlib.Path, name: str) -> Tokens:
+  """The tokens in `folder`, compared with meta.json. DATA_BAD names the file that differs."""
+  fingerprint, facts = cache.verify(folder)
+  return Tokens(name, folder, fingerprint, tk.load_tokenizer(folder / "tokenizer"), facts)

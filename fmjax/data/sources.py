@@ -1,138 +1,154 @@
-"""Where text comes from: a config's source read into documents, split into train and eval.
+"""Where text comes from: a source's documents in parts of bounded size, and the split that each document is in.
 
-A document is the text of one file. Several files are split by a hash of each file's name, so that a file stays on
-its side whatever else comes or goes; a single file is cut at a character, the first part train.
+A document is the text of a file, or a record of several. Documents are split by a hash of each one's name, so that
+one stays on its side whatever else comes or goes; a single text is cut at a character, the first part train.
 """
 
-import dataclasses
-import glob
 import os
-import pathlib
 import sysconfig
 
 import xxhash
 
-from fmjax.config import DataConfig
+from fmjax.data import arrow, documents, records
+from fmjax.data.documents import Document, Part
+from fmjax.data.files import File, find, listed, read_text
 from fmjax.errors import FmjaxError
-from fmjax.laws import nearest
+
+__all__ = ["Document", "Part", "digest", "find", "held", "parts", "read_text", "stamp"]
 
 # Tests and bundled tools repeat the library's own code, and differ most between builds of one Python version.
 STDLIB_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__"}
+# What a folder is searched for.
+PATTERNS = {
+  "text": (),
+  "jsonl": ("*.jsonl", "*.jsonl.gz"),
+  "parquet": ("*.parquet",),
+  "arrayrecord": ("*.arrayrecord*", "*.array_record*"),
+}
+EVAL = "eval//"  # before the names of what eval_path names; no other name has two slashes
 
 
-@dataclasses.dataclass(frozen=True)
-class Documents:
-  """The texts of both splits, in the order of their files' names."""
+def parts(source, eval_fraction: float) -> list[Part]:
+  """The parts of a source (a SourceConfig), in order; each document is in one of them. DATA_MISSING, DATA_BAD.
 
-  train: tuple[str, ...]
-  eval: tuple[str, ...]
-
-
-def read(config: DataConfig) -> Documents:
-  """All documents of the source, in memory. DATA_MISSING and DATA_BAD name the path."""
-  if config.source == "stdlib":
-    return split_by_name(stdlib(), config.eval_fraction)
-  files = find(config.path)
-  root = pathlib.Path(os.path.expanduser(config.path))
-  while glob.has_magic(str(root)):
-    root = root.parent
-  root = root.parent if root.is_file() else root
-  texts = {file.relative_to(root).as_posix(): read_text(file) for file in files}
-  texts = {name: text for name, text in texts.items() if text}
-  if not texts:
-    raise FmjaxError(
-      "DATA_BAD",
-      "the text is empty",
-      where=config.path,
-      got="0 bytes in all",
-      fix="give a file with text in data.path",
+  Those that are eval as a whole come first: of duplicates the first one stays.
+  """
+  columns = source.columns or ("text",)
+  if source.source in ("stdlib", "text") and len(columns) > 1:
+    raise FmjaxError("CONFIG", "a text file has one text", where="data.columns", got=columns,
+                     fix="read records: data.source=jsonl, parquet, arrayrecord, tfds or huggingface")  # fmt: skip
+  if source.source == "tfds":
+    found = of_splits(
+      source, lambda split, held: records.examples(source.path, source.data_dir, split, columns, held)
     )
-  if len(texts) == 1:
-    return cut(*texts.values(), config.eval_fraction)
-  return split_by_name(texts, config.eval_fraction)
+  elif source.source == "huggingface":
+    found = of_splits(source, lambda split, held: saved(source.path, split, columns, held))
+    if source.eval_path:
+      own = saved(source.eval_path, source.split, columns, True, EVAL)
+      found = own + saved(source.path, source.split, columns, False)
+  elif source.eval_path:
+    own = [File(EVAL + file.name, file.path, file.size) for file in files_of(source, source.eval_path)]
+    found = of_files(source, own, columns, True) + of_files(source, files_of(source, source.path), columns, False)
+  else:
+    files = stdlib_files() if source.source == "stdlib" else files_of(source, source.path)
+    if len(files) == 1 and source.source == "text":
+      return documents.text_pieces(files[0], eval_fraction)
+    found = of_files(source, files, columns, None)
+  if not found:
+    raise empty(source.path or source.source)
+  if len({part.name for part in found}) < len(found):
+    raise FmjaxError("CONFIG", "the eval split is the train split", where="data.eval_split", got=source.eval_split,
+                     fix="name another split, or none: then data.eval_fraction is held out")  # fmt: skip
+  return found
 
 
-def stdlib() -> dict[str, str]:
-  """Name -> source text of each module in the running Python's standard library; empty files are left out."""
-  root = sysconfig.get_path("stdlib")
-  texts = {}
-  for folder, folders, files in os.walk(root):
+def of_splits(source, parts_of) -> list[Part]:
+  if source.eval_split is None:
+    return parts_of(source.split, None)
+  return parts_of(source.eval_split, True) + parts_of(source.split, False)
+
+
+def saved(path: str, split: str, columns, held: bool | None, before: str = "") -> list[Part]:
+  files = [File(before + file.name, file.path, file.size) for file in arrow.saved_files(path, split)]
+  return [part for file in files for part in arrow.record_batches(file, columns, held)]
+
+
+def files_of(source, path: str) -> list[File]:
+  """Empty files are left out."""
+  files = [file for file in listed(path, PATTERNS[source.source]) if file.size]
+  if not files:
+    raise empty(path)
+  return files
+
+
+def of_files(source, files: list[File], columns, held: bool | None) -> list[Part]:
+  match source.source:
+    case "stdlib" | "text":
+      return documents.text_files(files, sides(files, held))
+    case "jsonl":
+      cut = documents.lines
+    case "parquet":
+      cut = arrow.row_groups
+    case "arrayrecord":
+      cut = records.records
+  return [part for file in files for part in cut(file, columns, held)]
+
+
+def empty(where) -> FmjaxError:
+  return FmjaxError("DATA_BAD", "the text is empty", where=where, got="no document",
+                    fix="give a file with text in data.path")  # fmt: skip
+
+
+def stdlib_files() -> list[File]:
+  """The source of each module in the running Python's standard library; empty files are left out."""
+  root, files = sysconfig.get_path("stdlib"), []
+  for folder, folders, names in os.walk(root):
     folders[:] = [name for name in folders if name not in STDLIB_LEFT_OUT]
-    for file in files:
-      if file.endswith(".py"):
-        path = pathlib.Path(folder, file)
-        texts[path.relative_to(root).as_posix()] = read_text(path)
-  if not texts:
-    raise FmjaxError(
-      "DATA_MISSING",
-      "this Python has no source of its standard library",
-      where=root,
-      fix="set data.source=text and data.path to a text file",
-    )
-  return {name: text for name, text in texts.items() if text}
+    paths = [os.path.join(folder, name) for name in names if name.endswith(".py")]
+    files += [File(os.path.relpath(path, root), path, os.path.getsize(path)) for path in paths]
+  if not files:
+    raise FmjaxError("DATA_MISSING", "this Python has no source of its standard library", where=root,
+                     fix="set data.source=text and data.path to a text file")  # fmt: skip
+  return sorted((file for file in files if file.size), key=lambda file: file.name)
 
 
-def find(path: str) -> list[pathlib.Path]:
-  """The files that a path or a glob names, sorted."""
-  path = os.path.expanduser(path)
-  if os.path.isfile(path):
-    return [pathlib.Path(path)]
-  if os.path.isdir(path):
-    raise FmjaxError(
-      "DATA_BAD",
-      "data.path is a folder",
-      where=path,
-      expected="a text file or a glob",
-      fix=f"data.path={os.path.join(path, '*.txt')}",
-    )
-  files = [pathlib.Path(name) for name in sorted(glob.glob(path, recursive=True)) if os.path.isfile(name)]
-  if files:
-    return files
-  if glob.has_magic(path):
-    raise FmjaxError(
-      "DATA_MISSING",
-      "the glob in data.path matches no file",
-      where=path,
-      fix="quote the glob in a shell; ** stands for folders at any depth",
-    )
-  folder = os.path.dirname(path) or "."
-  near = sorted(os.listdir(folder))[:1000] if os.path.isdir(folder) else []
-  fix = f"in {folder}: {nearest(os.path.basename(path), near)}" if 0 < len(near) < 10 else "check data.path"
-  raise FmjaxError("DATA_MISSING", "there is no such file", where=path, fix=fix)
+def place(name: str) -> float:
+  """Where the name's hash falls in [0, 1)."""
+  return xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogateescape")) / 2**64
 
 
-def read_text(path: pathlib.Path) -> str:
-  """The file's text with its line ends as they are; text mode would turn CR LF into LF."""
-  try:
-    return path.read_bytes().decode("utf-8")
-  except OSError as error:
-    raise FmjaxError(
-      "DATA_BAD", f"the file cannot be read: {error.strerror}", where=path, fix="check its permissions and its disk"
-    ) from error
-  except UnicodeDecodeError as error:
-    raise FmjaxError(
-      "DATA_BAD",
-      "the file is not UTF-8 text",
-      where=f"{path} at byte {error.start}",
-      got=f"0x{error.object[error.start]:02x} ({error.reason})",
-      fix="convert it, for example: iconv -f LATIN1 -t UTF-8",
-    ) from error
+def held(name: str, fraction: float) -> bool:
+  """Whether the document of this name is in the eval split, where that is to have a fraction of them."""
+  return place(name) < fraction
 
 
-def cut(text: str, eval_fraction: float) -> Documents:
-  """One text cut in two: the first part train (as char-rnn and nanoGPT split tiny Shakespeare)."""
-  middle = int(len(text) * (1 - eval_fraction))
-  return Documents((text[:middle],), (text[middle:],))
+def sides(files: list[File], held: bool | None) -> dict[str, bool | None]:
+  """Each file's `held`; where hashes decide, neither split of several files is left empty."""
+  found = dict.fromkeys((file.name for file in files), held)
+  if held is None and len(files) > 1:
+    found[min(found, key=place)] = True
+    found[max(found, key=place)] = False
+  return found
 
 
-def split_by_name(texts: dict[str, str], eval_fraction: float) -> Documents:
-  """Each text by where its name's hash falls in [0, 1); with two texts or more neither split is left empty."""
-  place = {name: xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogateescape")) / 2**64 for name in texts}
-  held = {name for name in texts if place[name] < eval_fraction}
-  if len(texts) > 1:
-    held = (held | {min(place, key=place.get)}) - {max(place, key=place.get)}
-  order = sorted(texts)
-  return Documents(
-    tuple(texts[name] for name in order if name not in held),
-    tuple(texts[name] for name in order if name in held),
-  )
+def digest(parts: list[Part]) -> str:
+  """xxh3-128 of all that decides the documents: names, the content of files, and how they are read."""
+  return hash_of(parts, File.digest)
+
+
+def stamp(parts: list[Part]) -> str:
+  """As long as it is the same, so is the digest; quickly had: for files of this machine it looks at size and time."""
+  return hash_of(parts, File.stamp)
+
+
+def hash_of(parts: list[Part], look) -> str:
+  hasher, seen, looks = xxhash.xxh3_128(), set(), {}
+  for part in parts:
+    for file in part.files:
+      fact = (part.reading, part.held, file.name)
+      if fact not in seen:
+        seen.add(fact)
+        if file.path not in looks:
+          looks[file.path] = look(file)
+        hasher.update(repr((*fact, file.size, looks[file.path])).encode())
+  return hasher.hexdigest()

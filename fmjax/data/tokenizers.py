@@ -1,103 +1,26 @@
 """Text to token ids and back: bytes, characters, SentencePiece, or what a Hugging Face folder holds.
 
-A tokenizer is a folder: its `tokenizer.json` says its kind and its fingerprint; beside it `tokenizer.model` is
-SentencePiece's own file, and the folder `huggingface` or `marian` has the files as they were published. Every
-tokenizer has `end`, the id of the token that ends a document.
+A tokenizer is a folder: its `tokenizer.json` says its kind, its fingerprint, and the special tokens that were added
+to it; beside it `tokenizer.model` is SentencePiece's own file, and the folder `huggingface` or `marian` has the files
+as they were published.
 """
 
 import errno
-import io
 import json
 import os
 import pathlib
 
 import numpy as np
-import xxhash
 
+from fmjax.data.special import found
+from fmjax.data.tokenizer import Tokenizer, write
 from fmjax.errors import FmjaxError
-from fmjax.workdir import write_bytes
 
-SAMPLE_BYTES = 32 << 20  # of lines that SentencePiece trains on: about 4 s
+TRAINED = ("sentencepiece", "unigram", "wordpiece", "byte_bpe")  # the kinds that `train` makes
+SAMPLE_BYTES = 32 << 20  # of lines that a tokenizer is trained on: about 4 s of SentencePiece's byte pairs
+HERE = "fmjax"  # who trained it, in the files of a tokenizer that was trained here
 # SentencePiece writes a space as this character, and reads this character back as a space.
 SPACE_MARK = "\u2581"
-
-
-class Tokenizer:
-  """What every kind has: `vocab_size`, `end`, `fingerprint` (xxh3-128 of everything that decides an encoding),
-
-  `encode(text) -> list[int]`, and `decode(ids) -> str`, where `end` gives no text and bytes that are not UTF-8 give
-  U+FFFD. `special` is {name: id} of the tokens it has among bos, eos, unk, sep, pad, cls, mask. Called, it gives a
-  batch by Hugging Face's names.
-  """
-
-  kind: str
-  vocab_size: int
-  end: int
-  padding_side = "right"
-  token_types = False
-
-  def __init__(self, content: bytes):
-    self.fingerprint = xxhash.xxh3_128_hexdigest(self.kind.encode() + b"\0" + content)
-
-  @property
-  def special(self) -> dict[str, int]:
-    return {"eos": self.end}
-
-  def encode_all(self, texts: list[str]) -> list[np.ndarray]:
-    return [np.array(self.encode(text), np.int32) for text in texts]
-
-  def __call__(self, texts, text_pair=None, max_length=None, padding_side=None) -> dict[str, np.ndarray]:
-    """`input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: int32, [texts, longest].
-
-    One text is a batch of one. The family's special tokens stand around each text or pair, and `max_length` counts
-    them.
-    """
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    pairs = [text_pair] if isinstance(text_pair, str) else text_pair
-    rows = self.rows(texts, pairs, max_length)
-    width = max((len(ids) for ids, _ in rows), default=0)
-    shape, left = (len(rows), width), (padding_side or self.padding_side) == "left"
-    batch = {
-      "input_ids": np.full(shape, self.special.get("pad", self.end or 0), np.int32),
-      "attention_mask": np.zeros(shape, np.int32),
-      "token_type_ids": np.zeros(shape, np.int32),
-    }
-    for b, (ids, types) in enumerate(rows):
-      place = slice(width - len(ids), None) if left else slice(len(ids))
-      batch["input_ids"][b, place], batch["attention_mask"][b, place], batch["token_type_ids"][b, place] = (
-        ids,
-        1,
-        types,
-      )
-    if not self.token_types:
-      del batch["token_type_ids"]
-    return batch
-
-  def rows(self, texts, pairs, max_length):
-    """(ids, token types) of each text, special tokens included."""
-    if pairs is not None:
-      raise FmjaxError("USAGE", f"a {self.kind} tokenizer has no template for a pair of texts", fix="give one text")
-    return [(ids[:max_length], 0) for ids in map(self.encode, texts)]
-
-  def save(self, folder):
-    """Writes the tokenizer's files; `load_tokenizer(folder)` reads them back."""
-    description = {"kind": self.kind, "fingerprint": self.fingerprint, **self.fields()}
-    write(pathlib.Path(folder) / "tokenizer.json", json.dumps(description, indent=1).encode())
-
-  def fields(self) -> dict:
-    return {}
-
-  def save_pretrained(self, folder):
-    """Writes Hugging Face's files: a `tokenizer.json` of the `tokenizers` library that encodes as this one does."""
-    backend = self.to_backend()
-    end = backend.id_to_token(self.end)
-    # A special token's own text is text here, so that no document can hold an end.
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "split_special_tokens": True,
-              "clean_up_tokenization_spaces": False}  # fmt: skip
-    files = {"tokenizer.json": backend.to_str(pretty=True), "tokenizer_config.json": json.dumps(config, indent=1),
-             "special_tokens_map.json": json.dumps({"eos_token": end}, indent=1)}  # fmt: skip
-    for name, file in files.items():
-      write(pathlib.Path(folder) / name, file.encode())
 
 
 class Bytes(Tokenizer):
@@ -119,6 +42,9 @@ class Bytes(Tokenizer):
   def decode(self, ids):
     return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
 
+  def piece(self, token):
+    return bytes([token]) if token < 256 else b""
+
   def to_backend(self):
     from fmjax.data import vocabularies
 
@@ -133,16 +59,27 @@ class Characters(Tokenizer):
   def __init__(self, characters: str):
     super().__init__(characters.encode())
     self.characters = characters
-    self.ids = {character: i for i, character in enumerate(characters)}
     self.end, self.unknown = len(characters), len(characters) + 1
     self.vocab_size = len(characters) + 2
+    codes = code_points(characters)
+    self.ids = np.full(codes.max(initial=0) + 2, self.unknown, np.int32)  # by code point; the last: of any above
+    self.ids[codes] = np.arange(len(codes))
 
   def encode(self, text):
-    return [self.ids.get(character, self.unknown) for character in text]
+    return self.encode_all([text])[0].tolist()
+
+  def encode_all(self, texts):
+    return [self.ids[np.minimum(code_points(text), len(self.ids) - 1)] for text in texts]
 
   def decode(self, ids):
     letters = self.characters + "\0\ufffd"
-    return "".join(letters[i] for i in ids if i != self.end)
+    return "".join(letters[i] for i in ids if i != self.end and i < len(letters))
+
+  def piece(self, token):
+    return self.characters[token].encode() if token < self.end else b""
+
+  def reserved(self):
+    return self.special | {"unk": self.unknown}
 
   def fields(self):
     return {"characters": self.characters}
@@ -168,22 +105,38 @@ class SentencePiece(Tokenizer):
     self.end, self.vocab_size = (end, size) if end >= 0 else (size, size + 1)
     marks = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
     self.space_mark = marks if all(map(self.processor.is_byte, marks)) else None
+    self.own = found(self.number_of)
 
   def encode(self, text):
     return self.encode_all([text])[0].tolist()
 
   def encode_all(self, texts):
     whole = [i for i, text in enumerate(texts) if self.space_mark is None or SPACE_MARK not in text]
-    threads = os.cpu_count() if len(whole) > 1 else 1
+    threads = cores() if len(whole) > 1 else 1
     encoded = dict(zip(whole, self.processor.encode([texts[i] for i in whole], num_threads=threads)))
     for i in range(len(texts)):
       if i not in encoded:
         parts = self.processor.encode(texts[i].split(SPACE_MARK))
         encoded[i] = parts[0] + [token for part in parts[1:] for token in self.space_mark + part]
-    return [np.array(encoded[i], np.int32) for i in range(len(texts))]
+    return [np.fromiter(encoded[i], np.int32) for i in range(len(texts))]
 
   def decode(self, ids):
-    return self.processor.decode([int(i) for i in ids if i != self.end])
+    return self.processor.decode([int(i) for i in ids if i != self.end and i < self.processor.vocab_size()])
+
+  def number_of(self, piece: str) -> int | None:
+    i = self.processor.piece_to_id(piece)
+    return None if i == self.processor.unk_id() else i
+
+  def piece(self, token):
+    if token >= self.processor.vocab_size():
+      return b""
+    piece = self.processor.id_to_piece(token)
+    return bytes([int(piece[1:-1], 16)]) if self.processor.is_byte(token) else piece.replace(SPACE_MARK, " ").encode()
+
+  def reserved(self):
+    of, known = self.processor, {*self.special.values()}
+    other = [i for i in range(of.vocab_size()) if of.is_control(i) or of.is_unused(i)]
+    return self.special | {"unk": of.unk_id()} | {of.id_to_piece(i): i for i in other if i not in known}
 
   def save(self, folder):
     write(pathlib.Path(folder) / "tokenizer.model", self.model)
@@ -195,9 +148,13 @@ class SentencePiece(Tokenizer):
     return vocabularies.exact(self.model, self.end)
 
 
-def write(path: pathlib.Path, content: bytes):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  write_bytes(path, content)
+def code_points(text: str) -> np.ndarray:
+  return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def cores() -> int:
+  """Threads that an encoding may take: RAYON_NUM_THREADS, which the `tokenizers` library too heeds, or all cores."""
+  return int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count()))
 
 
 def from_folder(folder, model_config: dict | None = None) -> Tokenizer | None:
@@ -235,7 +192,7 @@ def load_tokenizer(folder) -> Tokenizer:
       "sentencepiece": lambda: load_model(path.with_name("tokenizer.model")),
       "huggingface": lambda: load_published(path.with_name("huggingface"), description["model"]),
       "marian": lambda: load_published(path.with_name("marian"), description["model"]),
-    }[description["kind"]]()
+    }[description["kind"]]().with_special(description.get("added", ()))
     expected = description["fingerprint"]
   except FileNotFoundError as error:
     raise FmjaxError(
@@ -274,10 +231,13 @@ def load_published(folder: pathlib.Path, model_config: dict | None) -> Tokenizer
 
 
 def load_model(path) -> Tokenizer:
-  """The SentencePiece model in the file `path`, or the tokenizer of a folder in Hugging Face's layout."""
-  choices = "data.tokenizer is bytes, characters, sentencepiece, a .model file, or a Hugging Face folder"
+  """The SentencePiece model in the file `path`, or a folder's tokenizer: in Hugging Face's layout or our own."""
+  kinds = ", ".join(["bytes", "characters", *TRAINED])
+  choices = f"data.tokenizer is one of {kinds}, a .model file, or a folder with a tokenizer"
   try:
     if pathlib.Path(path).is_dir():
+      if is_saved(path):
+        return load_tokenizer(path)
       tokenizer = load_published(pathlib.Path(path), None)
       if tokenizer.end is None:
         raise FmjaxError(
@@ -301,51 +261,17 @@ def load_model(path) -> Tokenizer:
     ) from error
 
 
-def train_sentencepiece(texts, vocab_size: int) -> SentencePiece:
-  """A byte-pair model of `texts` that gives every text back exactly.
-
-  Byte-pair merges, not the unigram model: the same text gives the same model on any machine and number of threads,
-  and 9 MB train in 1 s against 60. A newline is its own piece, so that no piece spans two lines.
-  """
-  import sentencepiece
-
-  model = io.BytesIO()
+def is_saved(folder) -> bool:
+  """Whether `save` wrote the folder's tokenizer.json, not Hugging Face."""
   try:
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(sample_lines(texts)),
-      model_writer=model,
-      model_type="bpe",
-      vocab_size=vocab_size,
-      hard_vocab_limit=False,
-      byte_fallback=True,
-      character_coverage=0.9999,
-      normalization_rule_name="identity",
-      add_dummy_prefix=False,
-      remove_extra_whitespaces=False,
-      allow_whitespace_only_pieces=True,
-      user_defined_symbols=["\n"],
-      max_sentence_length=1 << 20,
-      unk_id=0,
-      eos_id=1,
-      bos_id=-1,
-      pad_id=-1,
-      num_threads=1,
-      minloglevel=2,
-    )
-  except RuntimeError as error:
-    raise FmjaxError(
-      "TOKENIZER_BAD",
-      f"SentencePiece cannot make {vocab_size} pieces of this text",
-      got=str(error).splitlines()[-1],
-      fix="give more text, a data.vocab_size of 300 or more, or data.tokenizer=bytes",
-    ) from error
-  return SentencePiece(model.getvalue())
+    description = json.loads((pathlib.Path(folder) / "tokenizer.json").read_bytes())
+    return {"kind", "fingerprint"} <= description.keys()
+  except (OSError, ValueError, AttributeError):
+    return False
 
 
-def sample_lines(texts) -> list[str]:
-  """The texts' lines; of more than SAMPLE_BYTES a share chosen by each line's hash, the same on every machine."""
-  lines = [line for text in texts for line in text.split("\n") if line]
-  share = SAMPLE_BYTES / max(1, sum(map(len, lines)))
-  if share >= 1:
-    return lines
-  return [line for line in lines if xxhash.xxh3_64_intdigest(line.encode()) < share * 2**64]
+def train(kind: str, texts, vocab_size: int) -> Tokenizer:
+  """A tokenizer of a kind in TRAINED, of `vocab_size` tokens or a few less; `texts` is gone through several times."""
+  from fmjax.data import trainers
+
+  return trainers.TRAINERS[kind](texts, vocab_size)

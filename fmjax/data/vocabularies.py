@@ -4,16 +4,22 @@ Where a folder has `tokenizer.json` none of this is needed: the file is the back
 """
 
 import dataclasses
+import functools
 import json
+import re
 import struct
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from fmjax.data.special import texts_of
+from fmjax.errors import FmjaxError
 
 # SentencePiece writes a space as this character, and reads this character back as a space.
 SPACE_MARK = "\u2581"
 # sentencepiece_model.proto: ModelProto.SentencePiece.Type and TrainerSpec.ModelType
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 UNIGRAM, BPE = 1, 2
+UNLIKELY = -1e4  # the logarithm of the probability of a piece that no text is made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,12 +287,16 @@ def dress(backend: Tokenizer, charsmap: bytes, name: str, config: dict):
 def exact(model: bytes, end: int) -> Tokenizer:
   """A backend that encodes as the SentencePiece library does, down to a text that holds SPACE_MARK itself.
 
-  The pieces are stored with spaces in them, so that SPACE_MARK is a character like another.
+  The pieces are stored with spaces in them, so that SPACE_MARK is a character like another. Of a unigram model's ways
+  that are as probable up to rounding, either library may take another.
   """
   parsed = parse(model)
   scored = [(piece.replace(SPACE_MARK, " "), score) for piece, score in parsed.scored]
+  if parsed.algorithm == UNIGRAM:  # whose library takes any piece that it sees for the best way to write itself
+    spoken = [kind in (NORMAL, USER_DEFINED) for kind in parsed.types]
+    scored = [(piece, score if said else UNLIKELY) for (piece, score), said in zip(scored, spoken)]
   if end == len(scored):
-    scored.append(("<|end|>", -1e4))
+    scored.append(("<|end|>", UNLIKELY))
   backend = Tokenizer(model_of(parsed, scored, parsed.unknown, scored[parsed.unknown][0]))
   steps = [normalizers.Precompiled(parsed.charsmap)] if parsed.charsmap else []
   if not parsed.byte_fallback:
@@ -306,14 +316,42 @@ def exact(model: bytes, end: int) -> Tokenizer:
   return backend
 
 
-def of_bytes() -> Tokenizer:
-  """The 256 bytes in order, and the end."""
+@functools.cache
+def bytes_by_character() -> dict[str, int]:
+  """ByteLevel writes a byte that is printable Latin-1 as itself, and the others in order from U+0100."""
   shown = pre_tokenizers.ByteLevel.alphabet()
-  # ByteLevel writes a byte that is printable Latin-1 as itself, and the others in order from U+0100.
   plain = [chr(byte) if chr(byte) in shown else None for byte in range(256)]
   others = iter(range(256, 512))
-  vocabulary = {character or chr(next(others)): byte for byte, character in enumerate(plain)}
-  backend = Tokenizer(models.BPE(vocabulary | {"<|end|>": 256}, []))
+  return {character or chr(next(others)): byte for byte, character in enumerate(plain)}
+
+
+def bytes_of(backend: Tokenizer, token: str) -> bytes:
+  """What `token` of the vocabulary is in a text, a word piece as it is written."""
+  if isinstance(backend.decoder, decoders.ByteLevel) and bytes_by_character().keys() >= {*token}:
+    return bytes(map(bytes_by_character().get, token))
+  if byte := re.fullmatch("<0x([0-9A-F]{2})>", token):
+    return bytes([int(byte[1], 16)])
+  return token.replace(SPACE_MARK, " ").encode()
+
+
+def add_special(backend: Tokenizer, names) -> dict[str, str]:
+  """Gives `backend` a token of each name, in this order; {name: text}. With cls and sep it has BERT's templates."""
+  vocabulary, made = backend.get_vocab(), {}
+  for name in names:
+    if (text := next((text for text in texts_of(name) if text not in vocabulary), None)) is None:
+      raise FmjaxError("TOKENIZER_BAD", f"all texts of the special token {name} are taken", expected=texts_of(name),
+                       fix="set data.tokenizer to one of another text")  # fmt: skip
+    made[name] = text
+  backend.add_special_tokens(list(made.values()))
+  if made.keys() >= {"cls", "sep"}:
+    around = {name: made[name] for name in ("cls", "sep")}
+    backend.post_processor = template(Family({}, *BERT_TEMPLATES), around, {}, backend.get_vocab())
+  return made
+
+
+def of_bytes() -> Tokenizer:
+  """The 256 bytes in order, and the end."""
+  backend = Tokenizer(models.BPE(bytes_by_character() | {"<|end|>": 256}, []))
   backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
   backend.decoder = decoders.ByteLevel()
   backend.add_special_tokens(["<|end|>"])

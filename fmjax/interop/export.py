@@ -26,6 +26,7 @@ def export(out, model, params, *, tokenizer=None, hf_config=None, generation_con
   `hf_config` is the config.json that the model came with; without one, the first family that says the model's config
   is taken. `facts` are what the card says of the model's origin.
   """
+  model, params = model.alone(params)
   hf = config_json(model.config, hf_config, tokenizer)
   name, family = hf["architectures"][0], FAMILIES[hf["model_type"]]
   with whole(out) as draft:

@@ -23,7 +23,7 @@ log = logging.getLogger("fmjax")
 
 
 def attention(
-  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, bias=None, window=None, softcap=None, scale=None,
+  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, prefix=None, bias=None, window=None, softcap=None, scale=None,
   dropout=0.0, key=None,
 ):  # fmt: skip
   """o_BTNH = softmax(mask(softcap(scale * q k^T) + bias)) v, the softmax in float32, by the kernel `choose` names.
@@ -31,6 +31,8 @@ def attention(
   causal: a query sees keys up to its own position; needs T == S.
   segments: (q_BT, k_BS) whole numbers; a token sees its own segment only. A query of segment 0, padding, gives 0 and
     takes no gradient; any other must have a key of its segment in reach.
+  prefix: whole numbers BS, not 0 at a key that all queries of its segment see, whatever causal and window say.
+    Raffel et al. 2020, arXiv:1910.10683, section 3.2.1.
   bias: added to the logits; letters NTS or BNTS, N and B may be 1.
   window: a causal query sees this many keys, its own included: a number, or a traced one that only XLA's way takes.
     Beltagy et al. 2020, arXiv:2004.05150, section 3.1.
@@ -46,17 +48,21 @@ def attention(
     raise ValueError(f"causal attention needs as many queries as keys, not T={T} and S={S}: mask with segments")
   if window is not None and not causal:
     raise ValueError("a window is of causal attention: mask with segments")
+  if prefix is not None and not causal:
+    raise ValueError("a prefix is of causal attention: without it all keys are seen")
   if N % K:
     raise ValueError(f"N={N} query heads do not fall into groups of K={K} key heads")
   if T == 1 and N > K and bias is None and key is None:
     return of_group(q_BTNH, k_BSKH, v_BSKH, segments=segments, softcap=softcap, scale=scale)
   if segments is not None:  # self-attention's come both as BT, and T and S must not share a mesh axis
     segments = sharding.flow(segments[0], "BT"), sharding.flow(segments[1], "BS")
+  prefix = None if prefix is None else sharding.flow(prefix, "BS")
   dropout = dropout if key is not None else 0.0
   scale = H**-0.5 if scale is None else scale
   name, reason = choose(
     platform(), T=T, S=S, H=H, dtype=q_BTNH.dtype,
     bias=bias is not None, softcap=softcap is not None, dropout=dropout > 0, traced=isinstance(window, jax.Array),
+    prefix=prefix is not None,
   )  # fmt: skip
   announce(name, reason)
   if bias is not None and bias.ndim == 3:
@@ -67,7 +73,8 @@ def attention(
   elif name == "splash":
     o_BTNH = per_device(functools.partial(splash, softcap=softcap, **call), q_BTNH, k_BSKH, v_BSKH, segments, None)
   else:
-    o_BTNH = plain(q_BTNH, k_BSKH, v_BSKH, segments, bias, softcap=softcap, dropout=dropout, key=key, **call)
+    call |= dict(prefix=prefix, softcap=softcap, dropout=dropout, key=key)
+    o_BTNH = plain(q_BTNH, k_BSKH, v_BSKH, segments, bias, **call)
   return unpadded(o_BTNH, segments)
 
 
@@ -93,7 +100,7 @@ def platform() -> str:
   return {"cuda": "gpu"}.get(name, name)
 
 
-def choose(platform, *, T, S, H, dtype, bias, softcap, dropout, traced=False) -> tuple[str, str]:
+def choose(platform, *, T, S, H, dtype, bias, softcap, dropout, traced=False, prefix=False) -> tuple[str, str]:
   """(kernel, reason) for a call with these facts. Every kernel has causal masks, segments and grouped heads."""
   limits = {
     "gpu": (
@@ -117,9 +124,10 @@ def choose(platform, *, T, S, H, dtype, bias, softcap, dropout, traced=False) ->
   if platform not in limits:
     return "xla", f"no fused kernel for {platform}"
   name, *refusals = limits[platform]
-  refusals.append(
-    (traced, "windows differ between the layers of a loop: model.scan_layers=False gives them to a kernel")
-  )
+  refusals += [
+    (traced, "windows differ between the layers of a loop: model.scan_layers=False gives them to a kernel"),
+    (prefix, f"{name}'s causal mask has no prefix"),
+  ]
   for refused, reason in refusals:
     if refused:
       return "xla", reason
@@ -131,7 +139,7 @@ def announce(name: str, reason: str):
   log.info("attention: %s (%s)", name, reason)
 
 
-def visible(causal, segments, T, S, first=0, window=None):
+def visible(causal, segments, T, S, first=0, window=None, prefix_BS=None):
   """The mask of queries from position `first` after the keys' on, letters BTS (B may be 1); None: all see all.
 
   Padding sees padding here, so that no row is empty; `unpadded` removes what comes of it.
@@ -140,6 +148,8 @@ def visible(causal, segments, T, S, first=0, window=None):
   mask_BTS = distance_BTS >= 0 if causal else None
   if window is not None:
     mask_BTS &= distance_BTS < window
+  if prefix_BS is not None:
+    mask_BTS |= (prefix_BS != 0)[:, None]
   if segments is not None:
     q_BT, k_BS = segments
     same_BTS = q_BT[:, :, None] == k_BS[:, None, :]
@@ -152,18 +162,18 @@ def unpadded(o_BTNH, segments):
   return o_BTNH if segments is None else jnp.where((segments[0] != 0)[:, :, None, None], o_BTNH, 0)
 
 
-def plain(q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, window, softcap, scale, dropout, key):
+def plain(q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, prefix, window, softcap, scale, dropout, key):
   """Attention as XLA compiles it from matmuls and a softmax; holds probabilities of T x S.
 
   Heads come first and keys are repeated for their group, so that each matmul is a batch of contiguous matrices: with
   an axis for the group, or with heads in the middle, jax 0.10 on CPU takes a sixth longer. A causal call goes by
   blocks of queries and leaves out the keys that lie after a block. With dropout it does not: the draw stays one of
-  T x S.
+  T x S; nor with a prefix, whose keys may lie anywhere.
   """
   (_, T, N, _), S = q_BTNH.shape, k_BSKH.shape[1]
   q_BNTH = (q_BTNH * scale).swapaxes(1, 2)  # scaling the query is cheaper than scaling T x S logits
   k_BNSH, v_BNSH = (repeated(x.swapaxes(1, 2), N) for x in (k_BSKH, v_BSKH))
-  rows = max(MIN_ROWS, -(-T // MAX_BLOCKS)) if causal and not dropout else T
+  rows = max(MIN_ROWS, -(-T // MAX_BLOCKS)) if causal and not dropout and prefix is None else T
   parts = []
   for t in range(0, T, rows):
     start = max(0, t - window + 1) if isinstance(window, int) and rows < T else 0
@@ -174,7 +184,7 @@ def plain(q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, window, s
     if bias is not None:
       s_BNTS += bias[:, :, queries, keys]
     ids = None if segments is None else (segments[0][:, queries], segments[1][:, keys])
-    mask_BTS = visible(causal, ids, *s_BNTS.shape[-2:], t - start, window)
+    mask_BTS = visible(causal, ids, *s_BNTS.shape[-2:], t - start, window, prefix)
     if mask_BTS is not None:
       s_BNTS = jnp.where(mask_BTS[:, None], s_BNTS, MASKED)
     p_BNTS = sharding.dropout(jax.nn.softmax(s_BNTS).astype(v_BNSH.dtype), "BNTS", dropout, key)
@@ -253,7 +263,7 @@ def splash(q_BTNH, k_BSKH, v_BSKH, segments=None, *, causal, window, softcap, sc
 
 
 def reference(
-  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, bias=None, window=None, softcap=None, scale=None,
+  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, prefix=None, bias=None, window=None, softcap=None, scale=None,
   dropout=0.0, key=None,
 ):  # fmt: skip
   """The slow truth: what `attention` means, in float32, one plain line a step. Takes whole arrays, on no mesh."""
@@ -266,10 +276,11 @@ def reference(
     s_BNTS = softcap * jnp.tanh(s_BNTS / softcap)
   if bias is not None:
     s_BNTS = s_BNTS + bias.reshape((-1, *bias.shape[-3:]))
+  free_BNTS = jnp.zeros((1, 1, 1, S), bool) if prefix is None else prefix[:, None, None] != 0
   if causal:
-    s_BNTS = jnp.where(jnp.tril(jnp.ones((1, 1, T, S), bool)), s_BNTS, MASKED)
+    s_BNTS = jnp.where(jnp.tril(jnp.ones((1, 1, T, S), bool)) | free_BNTS, s_BNTS, MASKED)
   if window is not None:
-    s_BNTS = jnp.where(jnp.triu(jnp.ones((1, 1, T, S), bool), 1 - window), s_BNTS, MASKED)
+    s_BNTS = jnp.where(jnp.triu(jnp.ones((1, 1, T, S), bool), 1 - window) | free_BNTS, s_BNTS, MASKED)
   if segments is not None:
     q_BNTS, k_BNTS = segments[0][:, None, :, None], segments[1][:, None, None, :]
     s_BNTS = jnp.where(q_BNTS == k_BNTS, s_BNTS, MASKED)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax.kernels.linear import ways
-from fmjax.sharding import FLOWING, flowing
+from fmjax.sharding import flowing
 
 CHUNK_BYTES = 128 << 20  # of float32 logits at a time on one device; each chunk reads and packs the whole table
 
@@ -111,7 +111,11 @@ def _on_each_device(h_BTD, e_VD, bias_V, targets_BT, weights_BT, terms, chunk_by
   bias_at = None if bias_V is None else jax.P(table_at[0])
   # XLA keeps a gather over one device, and copies the whole table for it, twice transposed.
   cut_at = [axis if ways(axis) > 1 else None for axis in table_at]
-  local = functools.partial(_local, terms=terms, table_at=cut_at, chunk_bytes=chunk_bytes, gradients=gradients)
+  # An axis of the mesh that does not divide the tokens has them all on each device: they count once.
+  cut_over = tuple(name for axes in tokens_at for name in ((axes,) if isinstance(axes, str) else axes or ()))
+  local = functools.partial(
+    _local, terms=terms, table_at=cut_at, token_axes=cut_over, chunk_bytes=chunk_bytes, gradients=gradients
+  )
   results = Sums(jax.P(), jax.P(), jax.P()), ((hidden_at, table_at, bias_at) if gradients else None)
   at = (hidden_at, table_at, bias_at, tokens_at, tokens_at)
   operands = (h_BTD, e_VD, bias_V, targets_BT, weights_BT)
@@ -122,7 +126,7 @@ def _on_each_device(h_BTD, e_VD, bias_V, targets_BT, weights_BT, terms, chunk_by
   return sums, found
 
 
-def _local(h_BTD, e_VD, bias_V, targets_BT, weights_BT, *, terms, table_at, chunk_bytes, gradients):
+def _local(h_BTD, e_VD, bias_V, targets_BT, weights_BT, *, terms, table_at, token_axes, chunk_bytes, gradients):
   B, T, D = h_BTD.shape
   V_axis, D_axis = table_at
   w_VD = e_VD.astype(h_BTD.dtype)
@@ -161,7 +165,6 @@ def _local(h_BTD, e_VD, bias_V, targets_BT, weights_BT, *, terms, table_at, chun
   else:
     totals, (sums, dh) = jax.lax.scan(body, totals, operands)
     sums = jax.tree.map(jnp.sum, sums)
-  token_axes = (*FLOWING["B"], FLOWING["T"])
   sums = jax.tree.map(lambda x: jax.lax.psum(x, token_axes), sums)
   if not gradients:
     return sums, None
@@ -170,6 +173,7 @@ def _local(h_BTD, e_VD, bias_V, targets_BT, weights_BT, *, terms, table_at, chun
   dh_BTD = jax.lax.psum(dh_BTD, V_axis) if V_axis else dh_BTD
   if D_axis:
     de_VD = jax.lax.psum_scatter(de_VD, D_axis, scatter_dimension=1, tiled=True)
+    de_VD /= 1 if D_axis in token_axes else ways(D_axis)
   de_VD = jax.lax.psum(de_VD, tuple(axis for axis in token_axes if axis != D_axis))
   return sums, (dh_BTD, de_VD, None if db_V is None else jax.lax.psum(db_V, token_axes))
 

@@ -22,6 +22,7 @@ class Sight(NamedTuple):
   slot: Any = None  # of the cache, where the first of the tokens goes
   source_BSD: Any = None
   source_segments: Any = None  # (of the queries, of the source)
+  prefix_BS: Any = None  # not 0 at a token that all of its segment see, those before it too
 
 
 class Place(NamedTuple):
@@ -58,7 +59,9 @@ class Attention(Layer):
       if T == 1:
         k_BTKH, v_BTKH = read(cache, "k", place.number), read(cache, "v", place.number)
         causal, segments, window = False, (segments[0], near(segments[1], sight.slot, window)), None
-    o_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, causal=causal, segments=segments, bias=sight.bias_NTS, window=window)
+    prefix = sight.prefix_BS if causal else None
+    masks = dict(causal=causal, segments=segments, prefix=prefix, bias=sight.bias_NTS, window=window)
+    o_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, **masks)
     return self.linear("o", "BTNH,NHD->BTD", o_BTNH, residual=True), cache
 
   def frequency(self, local):

@@ -93,7 +93,8 @@ def pooled(config, dtype, params, hidden_BTD, batch: dict):
   if where is None and config.pool == "last" and (segments_BT := batch.get("segments")) is not None:
     where = jnp.max(jnp.where(segments_BT != 0, jnp.arange(T)[None], 0), axis=1)
   if where is None:
-    x_BD = hidden_BTD[:, -1 if config.pool == "last" else 0]
+    whole_BTD = flow(hidden_BTD, "BCD")  # along T: one place of an axis that is cut has no gradient
+    x_BD = whole_BTD[:, -1 if config.pool == "last" else 0]
   else:
     one_BT = jax.nn.one_hot(where, T, dtype=hidden_BTD.dtype)
     x_BD = einsum("BTD,BT->BD", hidden_BTD, jax.reshard(one_BT, flowing("BT", one_BT.shape)))

@@ -37,8 +37,9 @@ class Model:
   """A Transformer and its heads; hashable, so that it can be closed over by a jitted step.
 
   A batch is a dict of arrays [B, T]: `tokens`; where they are needed, `positions` (default: 0, 1, ...), `segments`
-  (default: all one; 0 is padding) and `token_types`. An encoder_decoder's source has the prefix `source_`; its
-  encoder's output may be given instead, as `source` [B, S, D].
+  (default: all one; 0 is padding), `token_types`, and `prefix` (default: all 0; a decoder's token of 1 is seen by all
+  of its segment). An encoder_decoder's source has the names `source_...`; its encoder's output may be given instead,
+  as `source` [B, S, D].
   """
 
   config: TransformerConfig
@@ -102,7 +103,8 @@ class Model:
     source, source_seen = batch.get("source"), None
     if source is None and "source_tokens" in batch:
       source, source_seen = self.encode(params, batch, key=key, train=train, hiddens=hiddens)
-    sight = Sight(positions(batch), None if segments_BT is None else (segments_BT, segments_BT), source_BSD=source)
+    segments = None if segments_BT is None else (segments_BT, segments_BT)
+    sight = Sight(positions(batch), segments, source_BSD=source, prefix_BS=batch.get("prefix"))
     layers = None
     if cache is not None:
       cache, segments = caches.enter(cache, tokens_BT, segments_BT, batch.get("source_segments"), source)
@@ -163,6 +165,10 @@ class Model:
       return path + linear.TURNED, jnp.transpose(x, (*range(ins, x.ndim), *range(ins)))
 
     return nested(dict(one(path, x) for path, x in by_path(layer).items()))
+
+  def alone(self, params):
+    """(the Transformer of `config`, its parameters): without what an objective trains beside it."""
+    return self, params
 
   def states(self, params, hidden_BTD):
     """What meets the output table `heads.output_embedding`, [B, T, R or D], and the logits' bias_V or None."""

@@ -168,6 +168,6 @@ def table(subject: LanguageModel, path, length: int | None = None, stride: int |
   with jax.set_mesh(subject.mesh):
     step = jax.jit(functools.partial(eval_step, model=subject.model, objective=NextToken()))
     # Where first tokens are not scored, a byte costs what it does in the others.
-    row = evaluate(step, subject.params, batches(rows), size / tokens)
+    row = evaluate(step, subject.params, dict(text=batches(rows)), size / tokens)
   numbers = {"eval/loss": row["eval/loss"], "eval/perplexity": math.exp(min(row["eval/loss"], 700.0)), **row}
   return facts | numbers

@@ -1,7 +1,10 @@
 """A batch is a function of (seed, step): of nothing else, on any host, in any process."""
 
+import dataclasses
 import os
 import pathlib
+import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -10,17 +13,22 @@ import numpy as np
 import pytest
 
 from fmjax import data
-from fmjax.config import DataConfig
+from fmjax.config import DataConfig, fits
+from fmjax.data import streams
+from fmjax.data.loader import Order
 from fmjax.errors import FmjaxError
+from fmjax.objectives import NextToken
 
 T, B = 8, 6
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def transform(record, rng):
-  tokens = record["tokens"]
-  weights = (np.arange(len(tokens) - 1) < record["length"]).astype(np.float32)
-  return dict(tokens=tokens[:-1], targets=tokens[1:], weights=weights, drawn=rng.integers(1 << 60))
+@dataclasses.dataclass(frozen=True)
+class Drawing(NextToken):
+  """Next-token prediction that tells what its generator drew."""
+
+  def transform(self, record, rng, **how):
+    return super().transform(record, rng, **how) | dict(drawn=rng.integers(1 << 60))
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +36,17 @@ def prepared(tmp_path_factory):
   """Windows that can be told apart: each holds its own characters."""
   folder = tmp_path_factory.mktemp("data")
   (folder / "input.txt").write_text("".join(chr(0x4E00 + i) for i in range(1000)))
-  return data.prepare(DataConfig(source="text", path=str(folder / "input.txt"), tokenizer="characters",
-                                 sequence_length=T, eval_fraction=0.2, cache=str(folder / "cache")))  # fmt: skip
+  config = DataConfig(source="text", path=str(folder / "input.txt"), tokenizer="characters", sequence_length=T,
+                      eval_fraction=0.2, cache=str(folder / "cache"))  # fmt: skip
+  return data.prepare(config, Drawing())
 
 
 def train(prepared, seed=0, batch_size=B, rows=None, workers=0, end=None):
-  return data.Batches(prepared, "train", transform, batch_size, seed, rows, workers, end)
+  return data.Batches(prepared, "train", batch_size, seed, rows, workers, end)
 
 
 def evaluation(prepared, batch_size=B, **fields):
-  return data.Batches(prepared, "eval", transform, batch_size, 0, **fields)
+  return data.Batches(prepared, "eval", batch_size, 0, **fields)
 
 
 def assert_equal(one, other):
@@ -90,16 +99,19 @@ def test_the_records_of_a_batch_are_known_without_reading_it(prepared):
 def test_rows_of_hosts_make_up_the_batch_and_each_reads_only_its_own(prepared):
   read = []
 
-  def counted(record, rng):
-    read.append(record["tokens"][1])
-    return transform(record, rng)
+  @dataclasses.dataclass(frozen=True)
+  class Counted(Drawing):
+    def transform(self, record, rng, **how):
+      read.append(record["tokens"][1])
+      return super().transform(record, rng, **how)
 
+  counted = dataclasses.replace(prepared, objective=Counted())
   for step in (0, 30):
     whole = train(prepared)[step]
     parts = []
     for rows in (slice(0, 2), slice(2, 3), slice(3, 6)):
       read.clear()
-      parts.append(data.Batches(prepared, "train", counted, B, 0, rows)[step])
+      parts.append(data.Batches(counted, "train", B, 0, rows)[step])
       assert len(read) == rows.stop - rows.start
     assert_equal({name: np.concatenate([part[name] for part in parts]) for name in whole}, whole)
 
@@ -145,13 +157,13 @@ def test_worker_processes_give_the_same_batches(prepared):
 
 
 WORKERS = """
-import multiprocessing, pathlib, signal, sys, time, os
+import multiprocessing, signal, sys, os
 from fmjax import data
-from fmjax.data.preparation import open_prepared
-def transform(record, rng):
-  return dict(tokens=record["tokens"])
+from fmjax.config import DataConfig
 if __name__ == "__main__":
-  ahead = data.Batches(open_prepared(pathlib.Path(sys.argv[1])), "train", transform, 6, 0, workers=2).from_(0)
+  config = DataConfig(source="text", path=sys.argv[1], tokenizer="characters", sequence_length=8, eval_fraction=0.2,
+                      cache=sys.argv[2])
+  ahead = data.Batches(data.prepare(config), "train", 6, 0, workers=2).from_(0)
   first = next(ahead)[0], next(ahead)[0]  # one from each worker: both are ready
   workers = [child.pid for child in multiprocessing.active_children()]
   print(*workers, flush=True)
@@ -164,8 +176,9 @@ if __name__ == "__main__":
 
 def test_workers_outlive_an_interrupt_and_end_with_a_killed_run(prepared, tmp_path):
   (tmp_path / "run.py").write_text(WORKERS)
-  run = subprocess.Popen([sys.executable, tmp_path / "run.py", prepared.folder], stdout=subprocess.PIPE, text=True,
-                         stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+  config = prepared.config
+  run = subprocess.Popen([sys.executable, tmp_path / "run.py", config.path, config.cache], stdout=subprocess.PIPE,
+                         text=True, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
   workers = [int(pid) for pid in run.stdout.readline().split()]
   try:
     assert len(workers) == 2
@@ -200,13 +213,169 @@ def test_eval_stops_at_its_end_and_shares_rows(prepared):
   np.testing.assert_array_equal(np.concatenate(halves), evaluation(prepared)[last]["targets"])
 
 
-def test_a_record_that_cannot_be_read_names_its_file(prepared, tmp_path):
-  batches = train(prepared)
-  broken = tmp_path / "train-00000.arrayrecord"
-  content = bytearray(pathlib.Path(batches.shards[0]).read_bytes())
-  content[1000] ^= 1
-  broken.write_bytes(content)
-  batches.shards = [str(broken)]
-  with pytest.raises(FmjaxError, match=f"(?s)DATA_BAD.*{broken}"):
+# --- damage
+
+
+def of_text(folder, monkeypatch, **fields):
+  """4500 rows of train, in records of two rows."""
+  monkeypatch.setattr(streams, "BLOCK", 16)
+  (folder / "input.txt").write_text("".join(chr(0x4E00 + i % 20_000) for i in range(40_000)))
+  return DataConfig(source="text", path=str(folder / "input.txt"), tokenizer="characters", sequence_length=T,
+                    cache=str(folder / "cache"), **fields)  # fmt: skip
+
+
+def damage(prepared, *numbers):
+  """A bit of these records of train is flipped."""
+  (split,) = prepared.splits["train"]
+  (file,) = (pathlib.Path(name) for name in split.streams["text"].files)
+  content = bytearray(file.read_bytes())
+  for number in numbers:
+    (tokens,) = split.streams["text"].read([(16 * number, 16 * number + 16)])
+    place = content.index(tokens.astype("<u2").tobytes())
+    content[place + 5] ^= 16
+  file.write_bytes(content)
+  return file
+
+
+def opened_anew(prepared):
+  """As another process has it."""
+  return pickle.loads(pickle.dumps(prepared))
+
+
+def test_a_record_that_cannot_be_read_names_its_file_and_its_number(tmp_path, monkeypatch):
+  made = data.prepare(of_text(tmp_path, monkeypatch))
+  file = damage(made, 100)
+  batches = train(opened_anew(made))
+  with pytest.raises(FmjaxError, match=f"(?s)DATA_BAD  record 100 of.*{re.escape(str(file))}.*on_corrupt=skip"):
     for step in range(batches.per_epoch + 1):
       batches[step]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_damaged_record_may_be_left_out_and_is_counted(tmp_path, monkeypatch, capsys, packed):
+  made = data.prepare(of_text(tmp_path, monkeypatch, on_corrupt="skip", packed=packed))
+  intact = [train(made)[step] for step in range(train(made).per_epoch + 1)]
+  file = damage(made, 100)
+  spoilt = {200, 201, 202} if not packed else set()  # the last one for the token before its first
+  batches, lost, seen = train(opened_anew(made)), [], capsys.readouterr()
+  for step, expected in enumerate(intact):
+    batch, rows = batches[step], batches.records(step)
+    empty = batch["weights"].sum(1) == 0
+    lost += [row for row, one in zip(rows, empty) if one]
+    for name in batch:
+      np.testing.assert_array_equal(batch[name][~empty], expected[name][~empty])
+    assert (batch["targets"][empty] == made.tokenizer.end).all()
+  assert set(lost) == (spoilt or set(lost)) and 2 <= len(set(lost)) <= 3
+  err = capsys.readouterr().err
+  assert err.count("DATA_SKIPPED") == len(set(lost)), "each is told once"
+  assert f"got:   {len(set(lost))} rows so far" in err and str(file) in err and not seen.err.count("DATA_SKIPPED")
+
+
+def test_more_than_a_thousandth_is_too_much_to_leave_out(tmp_path, monkeypatch, capsys):
+  made = data.prepare(of_text(tmp_path, monkeypatch, on_corrupt="skip"))
+  examples = made.facts["train"]["examples"]
+  assert 4 < examples / 1000 < 5
+  damage(made, 100, 900)  # 6 rows
+  batches = train(opened_anew(made))
+  with pytest.raises(FmjaxError, match=f"(?s)DATA_BAD  more than 0.1% of the rows.*got:   5 of {examples}"):
+    for step in range(batches.per_epoch + 1):
+      batches[step]
+  assert capsys.readouterr().err.count("DATA_SKIPPED") == 5
+
+
+# --- mixtures
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+  """Three sources whose characters tell which one a row is of, and its number in it."""
+  folder = tmp_path_factory.mktemp("mixed")
+  mixture, starts = {}, dict(a=0x4E00, b=0x5A00, c=0x6000)
+  for (name, start), (size, weight) in zip(starts.items(), ((1000, 1.0), (300, 1.0), (80, 2.0))):
+    (folder / f"{name}.txt").write_text("".join(chr(start + i) for i in range(size)))
+    mixture[name] = dict(source="text", path=str(folder / f"{name}.txt"), weight=weight)
+  tree = dict(mixture=mixture, tokenizer="characters", sequence_length=T, eval_fraction=0.2, cache=str(folder / "c"))
+  return data.prepare(fits(tree, DataConfig), Drawing())
+
+
+def rows_of(mixed, batch):
+  """(source's name, its row) of each row of a batch."""
+  letters = mixed.tokenizer.characters
+  found = []
+  for target in batch["targets"][:, 0].tolist():
+    start = max(code for code in (0x4E00, 0x5A00, 0x6000) if code <= ord(letters[target]))
+    found.append(("abc"[(0x4E00, 0x5A00, 0x6000).index(start)], (ord(letters[target]) - start) // T))
+  return found
+
+
+def test_a_mixtures_rows_are_those_of_its_sources(mixed):
+  batches = train(mixed)
+  every = []
+  for step in range(300):
+    rows = rows_of(mixed, batches[step])
+    assert batches.records(step) == rows
+    every += rows
+  names = [name for name, _ in every]
+  assert [names.count(name) / len(names) for name in "abc"] == pytest.approx([0.25, 0.25, 0.5], abs=0.002)
+  for source, name in enumerate("abc"):
+    own = [row for one, row in every if one == name]
+    examples = mixed.splits["train"][source].examples
+    epochs = [own[at : at + examples] for at in range(0, len(own) - examples + 1, examples)]
+    assert len(epochs) > 3 and all(sorted(epoch) == list(range(examples)) for epoch in epochs)
+    assert all(one != other for one, other in zip(epochs, epochs[1:]))
+
+
+def test_sources_draw_apart(mixed):
+  """Neither an order nor a generator of one source is another's."""
+  batches, drawn = train(mixed), {}
+  for step in range(200):
+    batch = batches[step]
+    for (name, row), number in zip(rows_of(mixed, batch), batch["drawn"].tolist()):
+      drawn.setdefault(number, set()).add((name, row))
+  assert all(len(rows) == 1 for rows in drawn.values()) and len(drawn) == 200 * B
+  orders = [[Order(100, 0, number)[n] for n in range(100)] for number in range(3)]
+  for one, other in ((0, 1), (0, 2), (1, 2)):
+    assert abs(np.corrcoef(orders[one], orders[other])[0, 1]) < 0.45
+
+
+def test_a_mixture_of_one_is_that_one(mixed):
+  alone = dataclasses.replace(mixed.config, mixture=mixed.config.mixture[:1], tokenizer="bytes")
+  single = DataConfig(source="text", path=alone.mixture[0].path, tokenizer="bytes", sequence_length=T,
+                      eval_fraction=0.2, cache=alone.cache)  # fmt: skip
+  one, other = data.prepare(alone, Drawing()), data.prepare(single, Drawing())
+  for step in (0, 50):
+    assert_equal(train(one)[step], train(other)[step])
+  assert one.fingerprint == f"a:{other.fingerprint}", "a mixture may be edited, whatever its size"
+
+
+def test_each_source_is_evaluated_on_its_own(mixed):
+  for source, name in enumerate("abc"):
+    batches = evaluation(mixed, source=source)
+    targets = np.concatenate([batch["targets"][batch["weights"] > 0] for _, batch in batches]).tolist()
+    text = pathlib.Path(mixed.config.mixture[source].path).read_text()
+    assert targets == [*mixed.tokenizer.encode(text[int(len(text) * 0.8) :]), mixed.tokenizer.end]
+    assert mixed.names[source] == name
+
+
+def test_a_mixture_ends_with_its_last_whole_batch(mixed):
+  parts = tuple(dataclasses.replace(one, epochs=0.5) for one in mixed.config.mixture)
+  ended = dataclasses.replace(mixed, config=dataclasses.replace(mixed.config, mixture=parts))
+  batches = train(ended)
+  halves = [-(-split.examples // 2) for split in mixed.splits["train"]]
+  assert batches.examples == sum(halves) and batches.end == batches.per_epoch == sum(halves) // B
+  rows = [row for step in range(batches.end) for row in rows_of(mixed, batches[step])]
+  assert len(set(rows)) == len(rows)
+  with pytest.raises(IndexError):
+    batches[batches.end]
+
+
+def test_fingerprints_of_mixtures(mixed):
+  parts = mixed.config.mixture
+  other = data.prepare(dataclasses.replace(mixed.config, mixture=parts[:2], tokenizer="bytes"))
+  more = data.prepare(dataclasses.replace(mixed.config, tokenizer="bytes"))
+  data.check_fingerprint(other.fingerprint, more)  # a source came
+  data.check_fingerprint(more.fingerprint, other)  # and went
+  renamed = dataclasses.replace(parts[0], name="b")
+  swapped = data.prepare(dataclasses.replace(mixed.config, mixture=(renamed, parts[2]), tokenizer="bytes"))
+  with pytest.raises(FmjaxError, match="DATA_CHANGED"):
+    data.check_fingerprint(other.fingerprint, swapped)

@@ -7,6 +7,7 @@ import pytest
 import sentencepiece
 
 from fmjax.data import tokenizers as tk
+from fmjax.data import trainers
 from fmjax.errors import FmjaxError
 
 TEXT = "def f(x):\n    return x + 1\n\n\nclass A:\n\tvalue = 'é漢字'\n" * 20
@@ -15,7 +16,7 @@ HARD = ["", " ", "\n", "  lead and trail  ", "a\tb\r\nc\n\n\n", "x   \u2581 y\u2
 
 
 def trained():
-  return tk.train_sentencepiece([TEXT], 320)
+  return trainers.train_sentencepiece([TEXT], 320)
 
 
 def characters():
@@ -56,11 +57,11 @@ def test_a_newline_is_its_own_piece_and_indentation_one():
 
 def test_lines_beyond_the_sample_are_left_out(monkeypatch):
   lines = [f"line {i} of the text" for i in range(2000)]
-  assert tk.sample_lines(["\n".join(lines)]) == lines
+  assert list(trainers.sample_lines(["\n".join(lines)])) == lines
   monkeypatch.setattr(tk, "SAMPLE_BYTES", 10_000)
-  sample = tk.sample_lines(["\n".join(lines)])
+  sample = list(trainers.sample_lines(["\n".join(lines)]))
   assert 5_000 < sum(map(len, sample)) < 15_000 and set(sample) < set(lines)
-  assert tk.sample_lines(["\n".join(reversed(lines))]) == sample[::-1]
+  assert list(trainers.sample_lines(["\n".join(reversed(lines))])) == sample[::-1]
 
 
 @pytest.mark.parametrize("make", [tk.Bytes, trained, lambda: tk.Characters('ab\nc"\\é')])
@@ -111,7 +112,7 @@ def other(path):
   if path.suffix == ".json":
     path.write_text(json.dumps({"kind": "words"}))
   else:
-    path.write_bytes(tk.train_sentencepiece([TEXT + "another text"], 310).model)
+    path.write_bytes(trainers.train_sentencepiece([TEXT + "another text"], 310).model)
 
 
 @pytest.mark.parametrize("harm", [remove, truncate, flip, other])
@@ -138,4 +139,4 @@ def test_a_name_that_is_no_model_file_lists_the_choices(path):
 
 def test_a_vocabulary_too_small_for_the_bytes_is_refused():
   with pytest.raises(FmjaxError, match="(?s)TOKENIZER_BAD.*100 pieces.*fix:"):
-    tk.train_sentencepiece([TEXT], 100)
+    trainers.train_sentencepiece([TEXT], 100)

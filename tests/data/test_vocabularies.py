@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 
 from fmjax.data import tokenizers as tk
-from fmjax.data import vocabularies
+from fmjax.data import trainers, vocabularies
 
 GOLDEN = pathlib.Path(__file__).parent / "golden_tokenizers"
 TEXTS = json.loads((GOLDEN / "texts.json").read_text())["texts"]
@@ -40,7 +40,7 @@ def pieces(**options):
 
 
 def trained():
-  return tk.train_sentencepiece(TEXTS * 20, 500)
+  return trainers.train_sentencepiece(TEXTS * 20, 500)
 
 
 def without_an_end():

@@ -48,11 +48,19 @@ def bias_NTS(N=N):
   return jax.random.normal(jax.random.key(3), (N, T, S))
 
 
+def prefix(T):
+  """Prefixes of `packed`'s two examples, longer in every other row."""
+  places, longer = jnp.arange(T)[None], jnp.arange(B)[:, None] % 2
+  return ((places < 2 + longer) | ((places >= T // 3) & (places < T // 3 + 3 + longer))).astype(jnp.int32)
+
+
 CALLS = {
   "causal": dict(causal=True),
   "padded": dict(causal=False, segments=(packed(T), packed(S))),
   "window": dict(causal=True, window=3),
   "window of packed": dict(causal=True, window=4, segments=(packed(T), packed(S))),
+  "prefix": dict(causal=True, prefix=prefix(T)),
+  "prefix of packed": dict(causal=True, segments=(packed(T), packed(S)), prefix=prefix(T), window=2),
   "softcap": dict(causal=False, softcap=2.0, scale=0.7),
   "bias": dict(causal=True, bias=bias_NTS(1)),
   "all": dict(causal=True, segments=(packed(T), packed(S)), bias=bias_NTS(), softcap=3.0, dropout=0.1,
@@ -80,7 +88,7 @@ def test_other_lengths_of_keys(one_device):
   close(value_and_grads(attention, *qkv(S=5), **call), value_and_grads(reference, *qkv(S=5), **call))
 
 
-@pytest.mark.parametrize("name", ["causal", "bias", "all"])
+@pytest.mark.parametrize("name", ["causal", "bias", "prefix of packed", "all"])
 def test_eight_devices_equal_one(name):
   with jax.set_mesh(mesh_of()):
     one = value_and_grads(attention, *qkv(), **CALLS[name])
@@ -105,10 +113,10 @@ def test_no_gradient_from_the_future(one_device):
       assert t == 0 or np.all(np.any(np.asarray(grad)[:, t], -1))
 
 
-@pytest.mark.parametrize("name", ["causal", "window", "window of packed", "all but dropout"])
+@pytest.mark.parametrize("name", ["causal", "window", "window of packed", "prefix of packed", "all but dropout"])
 def test_blocks_of_queries_equal_the_slow_truth(name, one_device, monkeypatch):
   monkeypatch.setattr(room, "MIN_ROWS", 5)  # T = 12: two whole blocks and a short one
-  call = CALLS["causal"] if name == "causal" else CALLS["all"] | dict(key=None)
+  call = CALLS["all"] | dict(key=None) if name == "all but dropout" else CALLS[name]
   close(value_and_grads(attention, *qkv(), **call), value_and_grads(reference, *qkv(), **call))
 
 
@@ -119,6 +127,21 @@ def test_packed_equals_unpacked(one_device):
   for piece in (slice(0, T // 3), slice(T // 3, T - 3)):
     alone = attend(q[:, piece], k[:, piece], v[:, piece])
     np.testing.assert_allclose(whole[:, piece], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_a_prefix_is_seen_by_all_of_its_segment_and_by_none_else(one_device):
+  q, k, v = qkv()
+  ids, free = packed(T), prefix(T)
+
+  @jax.jit
+  def seen(t):
+    at = jnp.arange(T)[None, :, None, None] == t
+    attend = functools.partial(attention, causal=True, segments=(ids, ids), prefix=free)
+    return jnp.any(jax.grad(lambda v: jnp.where(at, attend(q, k, v), 0).sum())(v) != 0, axis=(2, 3))
+
+  near = np.tril(np.ones((T, T), bool)) | (np.asarray(free) != 0)[:, None]
+  same = (np.asarray(ids)[:, :, None] == np.asarray(ids)[:, None]) & (np.asarray(ids) != 0)[:, :, None]
+  np.testing.assert_array_equal(np.stack([seen(t) for t in range(T)], 1), near & same)
 
 
 def test_padding_is_zero_and_takes_no_gradient(one_device):
@@ -161,6 +184,8 @@ def test_wrong_calls_are_refused(one_device):
     attention(*qkv(K=3), causal=True)
   with pytest.raises(ValueError, match="window"):
     attention(*qkv(), causal=False, window=3)
+  with pytest.raises(ValueError, match="prefix"):
+    attention(*qkv(), causal=False, prefix=prefix(T))
 
 
 def test_a_traced_window_is_the_number_it_holds(one_device):
@@ -200,6 +225,8 @@ FACTS = dict(T=256, S=256, H=64, dtype=jnp.bfloat16, bias=False, softcap=False, 
     ("gpu", dict(softcap=True), "xla", "soft cap"),
     ("gpu", dict(dropout=True), "xla", "seed"),
     ("gpu", dict(traced=True), "xla", "scan_layers"),
+    ("gpu", dict(prefix=True), "xla", "cudnn's causal mask has no prefix"),
+    ("tpu", dict(prefix=True), "xla", "splash's causal mask has no prefix"),
     ("tpu", {}, "splash", "tpu"),
     ("tpu", dict(softcap=True, dtype=jnp.float32), "splash", "tpu"),
     ("tpu", dict(dtype=jnp.float16), "xla", "float16"),

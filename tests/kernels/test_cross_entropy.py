@@ -47,7 +47,13 @@ def test_equals_the_plain_loss(terms, chunk_bytes, on):
     np.testing.assert_allclose(de, de2, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mesh", [dict(fsdp=2, tensor=2, data=2), dict(tensor=8), dict(fsdp=2, tensor=4)], ids=str)
+MESHES = [
+  dict(fsdp=2, tensor=2, data=2), dict(tensor=8), dict(fsdp=2, tensor=4),
+  dict(data=2, context=4), dict(data=3, fsdp=2),  # these do not divide T, and B
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_equals_one_device_on_a_mesh(mesh, on):
   h, e, t, w = operands()
   terms = TERMS[3]

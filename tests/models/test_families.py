@@ -88,7 +88,10 @@ def test_a_training_step_on_eight_devices_equals_one(name, found, on):
   batch |= dict(targets=np.roll(batch["tokens"], -1, 1), weights=np.ones((4, 12), np.float32))
   step = jax.value_and_grad(lambda p: NextToken().loss(model, p, batch, None, False)[0])
   with on():
-    alone = jax.device_get(jax.jit(step)(params))
+    run, noise = jax.jit(step), np.random.default_rng(0)
+    alone = jax.device_get(run(params))
+    ulps = jax.tree.map(lambda x: np.float32(1 + noise.uniform(-(2**-24), 2**-24, x.shape)), params)
+    nudged = jax.device_get(run(jax.tree.map(lambda x, ulp: np.asarray(x) * ulp, params, ulps)))[1]
   with on(data=2, fsdp=2, tensor=2):
     mesh, like = jax.sharding.get_mesh(), jax.eval_shape(model.init, jax.random.key(0))
     at_rest = jax.tree.map(lambda x: jax.NamedSharding(mesh, x.sharding.spec), like)
@@ -97,9 +100,11 @@ def test_a_training_step_on_eight_devices_equals_one(name, found, on):
       lambda x, where: np.testing.assert_(x.sharding.is_equivalent_to(where, x.ndim)), together[1], at_rest
     )
   np.testing.assert_allclose(together[0], alone[0], rtol=1e-5)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), jax.device_get(together[1]), alone[1]
-  )
+
+  def same(a, b, nudged):  # beyond 1e-4, by no more than twice what rounding the parameters anew changes
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 + 2 * np.abs(nudged - b).max())
+
+  jax.tree.map(same, jax.device_get(together[1]), alone[1], nudged)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -1,0 +1,29 @@
+"""Preparation as an Apache Beam pipeline, on the runner that the user names.
+
+A task is a small record and its results are files below the cache's folder, so that folder must be one that every
+worker sees under the same path: a network file system, or a bucket that is mounted. The files are the same bytes
+that a local preparation writes.
+"""
+
+from fmjax.errors import FmjaxError
+
+
+class Beam:
+  """`runner` is one of Beam's (DirectRunner, DataflowRunner, SparkRunner, FlinkRunner), `options` its options."""
+
+  def __init__(self, runner: str, options: list[str]):
+    try:
+      from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+      raise FmjaxError("USAGE", "Apache Beam is not installed", got=error,
+                       fix="pip install 'fmjax[beam]', or --runner=local") from error  # fmt: skip
+    self.options = PipelineOptions([f"--runner={runner}", *(f"--{option}" for option in options)])
+
+  def __call__(self, function, tasks, done):
+    import apache_beam as beam
+
+    with beam.Pipeline(options=self.options) as pipeline:
+      # Shuffled, or the tasks that were created together would be done by one worker.
+      _ = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(function)
+    for task in tasks:
+      done(task)

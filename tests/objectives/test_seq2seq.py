@@ -1,0 +1,71 @@
+"""Laws of pairs of texts: each closed, the target shifted, what does not fit cut, and padding not seen."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from fmjax.architecture import TransformerConfig
+from fmjax.laws import Wrong
+from fmjax.models import Model
+from fmjax.objectives import SequenceToSequence
+from fmjax.objectives.objective import Documents
+from fmjax.step import eval_step, place
+from tests.objectives.examples import END, SPECIAL, keeps_its_promise, text, vocabulary
+
+PAD = SPECIAL["pad"]
+OBJECTIVE = SequenceToSequence(source_length=6)
+
+
+def test_texts_are_closed_and_the_target_is_shifted():
+  record = dict(source=np.array([220, 221], np.int32), target=np.array([230, 231], np.int32))
+  example = keeps_its_promise(OBJECTIVE, record, 4)
+  np.testing.assert_array_equal(example["source_tokens"], [220, 221, END, PAD, PAD, PAD])
+  np.testing.assert_array_equal(example["source_segments"], [1, 1, 1, 0, 0, 0])
+  np.testing.assert_array_equal(example["tokens"], [PAD, 230, 231, PAD])
+  np.testing.assert_array_equal(example["targets"], [230, 231, END, PAD])
+  np.testing.assert_array_equal(example["weights"], [1, 1, 1, 0])
+
+
+def test_a_text_that_is_cut_is_closed_too():
+  example = keeps_its_promise(OBJECTIVE, dict(source=text(6), target=text(9)), 4)
+  np.testing.assert_array_equal(example["source_tokens"], [*text(5), END])
+  np.testing.assert_array_equal(example["targets"], [*text(3), END])
+  assert example["weights"].all()
+
+
+def test_only_a_pair_without_any_text_weighs_nothing():
+  for source, target, weight in ((3, 0, 1), (0, 2, 3), (0, 0, 0)):
+    example = keeps_its_promise(OBJECTIVE, dict(source=text(source), target=text(target)), 4)
+    assert example["weights"].sum() == weight and example["source_segments"].sum() == source + 1
+
+
+def test_how_long_texts_are():
+  assert SequenceToSequence().layout(9, False) == Documents((("source", 9), ("target", 9)))
+  assert OBJECTIVE.layout(9, False) == Documents((("source", 6), ("target", 9)))
+  kind, table = dict(kind="encoder_decoder"), dict(max_positions=5)
+  assert not list(SequenceToSequence().model_laws(TransformerConfig(**kind, **table)))
+  assert [key for key, *_ in OBJECTIVE.model_laws(TransformerConfig(**kind, **table))] == ["max_positions"]
+  assert not list(OBJECTIVE.model_laws(TransformerConfig(**kind, positions="relative")))
+  assert [key for key, *_ in OBJECTIVE.model_laws(TransformerConfig(max_positions=8))] == ["kind"]
+  with pytest.raises(Wrong):
+    SequenceToSequence(source_length=0)
+
+
+def test_padding_and_pairs_without_text_change_no_loss(on):
+  model = Model(TransformerConfig(kind="encoder_decoder", V=5000, D=16, L=1, N=2, F=16, max_positions=16))
+  texts = [dict(source=text(n, n), target=text(n + 1, n + 9)) for n in (2, 5)]
+  nothing = dict(source=text(0), target=text(0))
+
+  def sums(records, source_length, length):
+    objective = SequenceToSequence(source_length=source_length)
+    rows = [objective.transform(one, None, vocabulary=vocabulary(), length=length) for one in records]
+    batch = place({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    return jax.device_get(jax.jit(functools.partial(eval_step, model=model, objective=objective))(params, batch))
+
+  with on():
+    params = jax.jit(model.init)(jax.random.key(0))
+    tight, wide = sums(texts, 6, 7), sums([*texts, nothing], 13, 11)
+  assert tight["weight"] == wide["weight"] == 11
+  np.testing.assert_allclose(wide["loss"], tight["loss"], rtol=1e-5)
