@@ -206,6 +206,9 @@ class Config(Branch):
       yield "seed", self.seed, "must lie in [0, 2**32)"
     if train.sample_tokens and model.kind != "decoder":
       yield "train.sample_tokens", train.sample_tokens, f"is for a decoder, not for model.kind={model.kind}"
+    if length < self.objective.shortest:
+      law = f"leaves no room for text: objective {self.objective.name!r} needs {self.objective.shortest} or more"
+      yield "data.sequence_length", length, law
     for field, value, law in self.objective.model_laws(model):
       yield f"model.{field}", value, f"objective {self.objective.name!r} {law}"
 
@@ -240,8 +243,9 @@ def fits(value, hint):
     return value if isinstance(value, hint) else branch(hint, value)
   if origin is tuple:
     if args[-1] is Ellipsis:
-      if isinstance(value, dict):  # of branches by their names
-        value = [{"name": name, **fields} if isinstance(fields, dict) else fields for name, fields in value.items()]
+      if isinstance(value, dict):  # of branches by their names; a ConfigDict has its keys in order, so all have
+        named = sorted(value.items())
+        value = [{"name": name, **fields} if isinstance(fields, dict) else fields for name, fields in named]
       if isinstance(value, (list, tuple)):
         return every(value, args[0])
       raise TypeError(f"must be a list of {args[0].__name__}s")

@@ -11,6 +11,7 @@ import pytest
 from fmjax import recipe
 from fmjax.config import Component, from_config_dict, to_dict
 from fmjax.errors import FmjaxError
+from fmjax.objectives import OBJECTIVES
 
 
 def problems(tree):
@@ -102,10 +103,12 @@ def mixture_of(tree):
 
 def test_a_mixture_comes_out_as_it_went_in():
   as_dict = dict(data=dict(mixture=MIXTURE, temperature=2.0))
-  as_list = dict(data=dict(mixture=[dict(name=name, **fields) for name, fields in MIXTURE.items()], temperature=2.0))
+  as_list = dict(
+    data=dict(mixture=[dict(name=name, **fields) for name, fields in sorted(MIXTURE.items())], temperature=2.0)
+  )
   config = from_config_dict(as_dict)
   assert config == from_config_dict(as_list) == from_config_dict(ml_collections.ConfigDict(as_dict))
-  assert [one.name for one in config.data.mixture] == ["code", "books", "web"]
+  assert [one.name for one in config.data.mixture] == ["books", "code", "web"]
   assert config.data.mixture[2].schedule == ((0, 1.0), (500, 0.25))
   saved = json.loads(json.dumps(to_dict(config)))
   assert from_config_dict(saved) == config and isinstance(saved["data"]["mixture"], list)
@@ -116,13 +119,13 @@ def test_a_word_changes_one_source_of_a_mixture(saved):
   tree = dict(data=dict(mixture=MIXTURE))
   tree = json.loads(json.dumps(to_dict(from_config_dict(tree)))) if saved else tree
   kept = json.dumps(tree)
-  code, books, web = mixture_of(tree)
+  books, code, web = mixture_of(tree)
   words = {"data.mixture.code.weight": "3", "data.mixture.web.schedule": "((0, 2), (9, 1))"}
   changed = mixture_of(recipe.override(tree, words))
-  assert changed == (dataclasses.replace(code, weight=3.0), books,
+  assert changed == (books, dataclasses.replace(code, weight=3.0),
                      dataclasses.replace(web, schedule=((0, 2.0), (9, 1.0))))  # fmt: skip
   more = recipe.override(tree, {"data.mixture.new.source": "text", "data.mixture.new.path": "d"})
-  assert mixture_of(more) == (code, books, web, Component(name="new", source="text", path="d"))
+  assert mixture_of(more) == (books, code, Component(name="new", source="text", path="d"), web)
   assert json.dumps(tree) == kept, "the tree that was given stays as it is"
 
 
@@ -226,3 +229,11 @@ def test_a_config_error_starts_no_backend(tmp_path):
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert "model.D='x'" in done.stderr and not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, made in OBJECTIVES.items() if made().shortest > 1])
+def test_a_sequence_without_room_for_text_is_refused(name):
+  """A row of no tokens would be planned without end."""
+  shortest = OBJECTIVES[name]().shortest
+  found = problems(dict(objective=dict(name=name), data=dict(sequence_length=shortest - 1)))
+  assert f"data.sequence_length={shortest - 1}: leaves no room for text" in str(found)

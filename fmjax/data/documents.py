@@ -14,7 +14,7 @@ from fmjax.laws import nearest
 TEXT_BYTES = 8 << 20  # of a part of several text files
 PART_BYTES = 32 << 20  # of any other part
 BLOCK = 1 << 20
-MARK = b"\xef\xbb\xbf"  # that some editors put before UTF-8
+MARK = "\ufeff"  # that some editors put before a text
 
 
 class Document(NamedTuple):
@@ -90,11 +90,11 @@ class Lines(Part):
     (file,) = self.files
     for offset, line in self.lines():
       where = f"{file.path} at byte {offset}"
+      text = decoded(line, file.path, offset)
       if offset == 0:
-        line = line.removeprefix(MARK)
-      if line.strip():
-        texts = texts_of_json(decoded(line, file.path, offset), self.columns, where)
-        yield Document(f"{file.name}@{offset}", texts, self.held)
+        text = text.removeprefix(MARK)
+      if text.strip():
+        yield Document(f"{file.name}@{offset}", texts_of_json(text, self.columns, where), self.held)
 
   def lines(self) -> Iterator[tuple[int, bytes]]:
     """(its first byte's place, the line)."""
@@ -139,9 +139,10 @@ def text_pieces(file: File, eval_fraction: float) -> list[Part]:
       while block := stream.read(BLOCK):
         yield np.frombuffer(block, np.uint8) & 0xC0 != 0x80  # the first byte of each character
 
-  sizes = [(len(first), int(first.sum())) for first in blocks()]
-  size, characters = (sum(column) for column in zip(*sizes))
-  left, middle = int(characters * (1 - eval_fraction)), 0
+  size = characters = middle = 0
+  for first in blocks():
+    size, characters = size + len(first), characters + int(first.sum())
+  left = int(characters * (1 - eval_fraction))
   for first in blocks():
     places = np.flatnonzero(first)
     if left < len(places):

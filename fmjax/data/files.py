@@ -30,10 +30,9 @@ class File:
 
   def digest(self) -> str:
     """Of its content: xxh3-128, or what the bucket knows of it."""
-    if not remote(self.path):
-      with readable(self.path):
-        return cache.digest(pathlib.Path(self.path))
     with readable(self.path):
+      if not remote(self.path):
+        return cache.digest(pathlib.Path(self.path))
       system, path = filesystem(self.path)
       info = system.info(path)
       known = [str(info[name]) for name in ("md5Hash", "etag", "ETag") if info.get(name)]

@@ -33,6 +33,8 @@ class Contrastive(Objective):
   temperature: float = 0.05  # of the cosines
   pooling: Literal["first", "mean"] = "first"  # the first token, through model.pooler where there is one; all tokens
 
+  shortest = 3
+
   def laws(self):
     if not self.temperature > 0:
       yield "temperature", self.temperature, "must be positive"

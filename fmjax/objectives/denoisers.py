@@ -49,6 +49,8 @@ class Denoisers(Pairs):
   name: str = "ul2"
   denoisers: tuple[Denoiser, ...] = TABLE
 
+  shortest = 4
+
   def laws(self):
     yield from super().laws()
     if not self.denoisers:

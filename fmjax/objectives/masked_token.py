@@ -50,6 +50,10 @@ class MaskedToken(Objective):
   pairs: Literal["next", "order"] | None = None  # the label: B comes from elsewhere; A and B are swapped
   short: float = 0.1  # share of rows that are cut at a random length, with pairs
 
+  @property
+  def shortest(self) -> int:
+    return 4 if self.pairs is None else 8
+
   def laws(self):
     yield from fraction(self, "rate", "short")
     yield from at_least(self, 0, "replaced_by_mask", "replaced_by_random")

@@ -59,6 +59,7 @@ class Documents:
 class Objective(Branch):
   """Frozen dataclasses derive from it; `length` is data.sequence_length wherever it is asked for."""
 
+  shortest = 1  # the least `length` that leaves a row room for text
   scores_text = False  # whether the loss is the code length of every token of the text
 
   def needs(self, length: int) -> tuple[str, ...]:

@@ -85,6 +85,8 @@ class ReplacedToken(Objective):
   short: float = 0.05  # share of rows that are cut at a random length
   single: float = 0.1  # share of rows that are one text, not two
 
+  shortest = 8
+
   def laws(self):
     yield from fraction(self, "rate", "short")
     yield from at_least(self, 0, "discriminator_weight")

@@ -53,6 +53,8 @@ class SequenceToSequence(Pairs):
   name: str = "seq2seq"
   source_length: int | None = None  # tokens of a source; None: data.sequence_length, as a target has
 
+  shortest = 2
+
   def laws(self):
     yield from super().laws()
     yield from at_least(self, 1, "source_length")

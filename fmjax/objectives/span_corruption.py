@@ -30,6 +30,8 @@ class SpanCorruption(Pairs):
   rate: float = 0.15
   mean_span: float = 3.0
 
+  shortest = 3
+
   def laws(self):
     yield from super().laws()
     yield from noise_laws(self)

@@ -53,6 +53,12 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path):
   assert [[texts for _, texts in part] for part in read(source(tmp_path / "a.jsonl"))] == [[("a",), ("b",)]]
 
 
+def test_a_byte_is_counted_from_the_mark(tmp_path):
+  (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "\xe9"}\n')
+  with pytest.raises(FmjaxError, match="at byte 13"):
+    read(source(tmp_path / "a.jsonl"))
+
+
 def test_columns_come_in_the_order_asked_for(tmp_path):
   (tmp_path / "a.jsonl").write_text('{"en": "hello", "id": 3, "de": "hallo"}\n')
   found = read(source(tmp_path / "a.jsonl", columns=("de", "en")))
