@@ -69,7 +69,7 @@ def prepare(args):
     folder = pathlib.Path(folder)
     size = 0
     with open(folder / "texts.jsonl", "w") as file:
-      while size < 96 << 20:
+      while size < 124 << 20:
         for text in texts:
           file.write(json.dumps(dict(text=text)) + "\n")
           size += len(text.encode())

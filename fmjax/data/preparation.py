@@ -22,6 +22,7 @@ from fmjax.data import tokenizers as tk
 from fmjax.data.progress import Progress
 from fmjax.data.tokenising import SPLITS, Task
 from fmjax.errors import FmjaxError
+from fmjax.workdir import write_bytes
 
 FORMAT = 2  # raised when the same sources must give different files
 SMALL = 64 << 20  # bytes of a source that are worth no other process, and whose eval text xz may compress
@@ -80,14 +81,14 @@ def wrong_columns(component: Component, fields) -> FmjaxError:
 
 def digest_of(parts, config: DataConfig, progress: Progress) -> str:
   """Of the parts' content; of a large source's remembered, as long as its files' sizes and times stay."""
-  if sum(part.bytes for part in parts) <= SMALL or (seen := sources.stamp(parts)) is None:
+  if sum(part.bytes for part in parts) <= SMALL:
     return sources.digest(parts)
-  memory = cache.root(config) / f"digest-{seen}.json"
+  memory = cache.root(config) / f"digest-{sources.stamp(parts)}.json"
   if not memory.is_file():
     progress.stage(f"reading {len(parts)} parts of a source")
     with cache.friendly(memory.parent):
       memory.parent.mkdir(parents=True, exist_ok=True)
-      cache.write(memory, json.dumps(sources.digest(parts)).encode())
+      write_bytes(memory, json.dumps(sources.digest(parts)).encode())
   return json.loads(memory.read_bytes())
 
 

@@ -22,7 +22,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from fmjax import data
 from fmjax.cleaning import Cleaning
 from fmjax.config import DataConfig
-from fmjax.data import cache, documents, preparation, tokenising
+from fmjax.data import cache, documents, preparation, sources, tokenising
 from fmjax.data import tokenizers as tk
 from fmjax.data.dataset import Split
 from fmjax.data.progress import Progress
@@ -530,3 +530,12 @@ def test_the_cache_is_where_the_config_or_the_environment_says(tmp_path, monkeyp
   assert cache.root(DataConfig(cache=str(tmp_path / "config"))) == tmp_path / "config"
   monkeypatch.delenv("FMJAX_CACHE")
   assert cache.root(DataConfig()) == pathlib.Path.home() / ".cache/fmjax"
+
+
+def test_a_large_source_is_read_again_only_when_its_files_changed(tmp_path, monkeypatch):
+  monkeypatch.setattr(preparation, "SMALL", 10)
+  looked = []
+  monkeypatch.setattr(sources, "digest", lambda parts, real=sources.digest: looked.append(1) or real(parts))
+  first = data.prepare(config(tmp_path))
+  assert data.prepare(config(tmp_path)).fingerprint == first.fingerprint and len(looked) == 1
+  assert data.prepare(config(tmp_path, TEXT + "more")).fingerprint != first.fingerprint and len(looked) == 2

@@ -1,9 +1,12 @@
 """ArrayRecord files and TFDS data sets: parts have every record once; no TensorFlow; wrong names are told."""
 
+import io
 import json
 import pathlib
 import shutil
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -16,6 +19,17 @@ from fmjax.errors import FmjaxError
 # TFDS asks protobuf 6, which Apache Beam brings, for what that deprecates.
 pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
 
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+  return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+PNG = (  # one black pixel
+  b"\x89PNG\r\n\x1a\n"
+  + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+  + chunk(b"IDAT", zlib.compress(bytes(4)))
+  + chunk(b"IEND", b"")
+)
 TEXTS = [f"tëxt {number}" for number in range(100)]
 
 
@@ -95,7 +109,7 @@ def test_a_damaged_file_is_named(tmp_path, spoil):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-  """A data set in two shards with a column that is no text."""
+  """A data set with columns that are no texts."""
   import tensorflow_datasets as tfds
 
   class SmallCorpus(tfds.core.GeneratorBasedBuilder):
@@ -105,6 +119,7 @@ def corpus(tmp_path_factory):
 
     def _info(self):
       kinds = {"text": tfds.features.Text(), "title": tfds.features.Text(), "label": tfds.features.Scalar(np.int64)}
+      kinds["picture"] = tfds.features.Image(shape=(1, 1, 3))  # to decode one takes a package that is not here
       return tfds.core.DatasetInfo(
         builder=self, description="Small.", features=tfds.features.FeaturesDict(kinds), disable_shuffling=True
       )
@@ -114,7 +129,7 @@ def corpus(tmp_path_factory):
 
     def _generate_examples(self, texts):
       for number, text in enumerate(texts):
-        yield number, {"text": text, "title": f"title {number}", "label": number}
+        yield number, {"text": text, "title": f"title {number}", "label": number, "picture": io.BytesIO(PNG)}
 
   folder = tmp_path_factory.mktemp("tfds")
   SmallCorpus(data_dir=folder, file_format="array_record").download_and_prepare()
