@@ -536,6 +536,7 @@ def test_a_large_source_is_read_again_only_when_its_files_changed(tmp_path, monk
   monkeypatch.setattr(preparation, "SMALL", 10)
   looked = []
   monkeypatch.setattr(sources, "digest", lambda parts, real=sources.digest: looked.append(1) or real(parts))
-  first = data.prepare(config(tmp_path))
-  assert data.prepare(config(tmp_path)).fingerprint == first.fingerprint and len(looked) == 1
+  same = config(tmp_path)
+  first = data.prepare(same)
+  assert data.prepare(same).fingerprint == first.fingerprint and len(looked) == 1
   assert data.prepare(config(tmp_path, TEXT + "more")).fingerprint != first.fingerprint and len(looked) == 2
