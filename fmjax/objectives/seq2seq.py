@@ -74,5 +74,5 @@ class SequenceToSequence(Pairs):
 
   def model_laws(self, model):
     yield from super().model_laws(model)
-    if model.has_table and (self.source_length or 0) > (model.max_positions or self.source_length):
+    if model.has_table and (self.source_length or 0) > (model.max_positions or float("inf")):
       yield "max_positions", model.max_positions, f"reads more: objective.source_length={self.source_length}"
