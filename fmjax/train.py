@@ -127,7 +127,7 @@ def sized(config: Config, prepared) -> Config:
 def steps_of(config: Config, batches) -> int:
   """The number of updates that the config asks for and the data has."""
   train = config.train
-  total = train.steps or math.ceil(train.epochs * batches.examples / train.batch_size)
+  total = train.steps or min(math.ceil(train.epochs * batches.examples / train.batch_size), batches.end)
   if total > batches.end:
     raise FmjaxError("CONFIG", "the mixture gives no more examples before the run ends", where="data.mixture",
                      expected=f"{total} steps", got=f"{batches.end} until each source has given its epochs",

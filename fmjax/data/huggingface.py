@@ -108,7 +108,7 @@ class Published(Tokenizer):
     """Itself: it has them all, or TOKENIZER_BAD names those that it lacks."""
     if not (missing := self.lacking(names)):
       return self
-    first = [f"{name} ({' or '.join(map(repr, texts_of(name)))})" for name in missing[:3]]
+    first = [name if name in NAMES else f"{name} ({' or '.join(map(repr, texts_of(name)))})" for name in missing[:3]]
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     raise FmjaxError(
       "TOKENIZER_BAD",

@@ -10,6 +10,7 @@ import numpy as np
 
 from fmjax.errors import FmjaxError
 
+OPEN = 256  # files at once: a process may often have 1,024
 BLOCK = 2048  # tokens a record: a larger one costs a read more bytes, a smaller one more records
 
 
@@ -100,6 +101,8 @@ class Stream:
     count, wanted = reader.num_records() if reader.ok() else 0, int(np.diff(self.firsts)[file])
     if count != wanted:
       raise ValueError(f"it has {count} records, not {wanted}")
+    if len(self.readers) >= OPEN:
+      self.readers.pop(next(iter(self.readers))).close()
     self.readers[file] = reader
     return reader
 

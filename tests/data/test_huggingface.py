@@ -115,6 +115,19 @@ def test_a_text_shown_token_by_token_is_the_text_shown_whole(name):
   assert shown == tokenizer.decode(ids)
 
 
+def test_marian_has_pieces_that_its_source_does_not_know(tmp_path):
+  """The target's, which are in the vocabulary that both share."""
+  shutil.copytree(GOLDEN / "marian", tmp_path, dirs_exist_ok=True)
+  texts, vocabulary = ["the \u9b31", "the king", ">>de<< king"], json.loads((tmp_path / "vocab.json").read_text())
+  plain = tk.from_folder(tmp_path)
+  unknown = set(plain.processor.encode(texts[0], out_type=str)) - vocabulary.keys()
+  number = plain.vocab_size
+  (tmp_path / "vocab.json").write_text(json.dumps(vocabulary | {piece: number for piece in unknown}))
+  tokenizer = tk.from_folder(tmp_path)
+  assert plain.encode(texts[0])[-1] == plain.special["unk"] and tokenizer.encode(texts[0])[-1] == number
+  assert [ids.tolist() for ids in tokenizer.encode_all(texts)] == [tokenizer.encode(text) for text in texts]
+
+
 def test_half_a_character_is_a_replacement_character():
   for name in ("gpt2", "llama", "gemma"):
     tokenizer = tk.from_folder(GOLDEN / name)

@@ -71,12 +71,13 @@ def prepared_of(text, objective, **fields):
 
 def test_a_packed_batch_tells_its_documents_and_its_padding(text):
   for number in range(50):
-    (text.parent / f"{number}.txt").write_text(f"Document {number}. " * (1 + number % 5))
+    (text.parent / f"{number}.txt").write_text(f"Document {number}. " * (1 + number % 9))
   prepared = prepared_of(text.parent / "[0-9]*.txt", NextToken(), packed=True, sequence_length=100)
-  batches = data.Batches(prepared, "train", 6, 0)
+  batches = data.Batches(prepared, "train", 20, 0)
   batch = batches[0]
   found = inspection.facts(batch, batches, 0)
-  assert (found.tokens, found.sources) == (600, dict(text=6))
+  assert (found.tokens, found.sources) == (2000, dict(text=20))
+  assert len({*batch["segments"].max(1)}) > 1
   assert found.filled == pytest.approx((batch["segments"] > 0).mean()) and found.filled < 1
   assert found.documents == pytest.approx(batch["segments"].max(1).mean()) and found.documents > 1
   for row, ((name, pieces),) in enumerate(inspection.rows_of(batch, prepared)):

@@ -145,26 +145,43 @@ def test_a_published_one_has_them_by_name():
   assert t5.show([vocabulary["sentinel_0"], vocabulary["pad"], t5.end]) == ["<sentinel_0>", "<pad>", "<eos>"]
   assert [t5.backend.id_to_token(int(i)) for i in vocabulary.sentinels] == [f"<extra_id_{n}>" for n in range(100)]
   bert = tk.from_folder(GOLDEN / "bert")
-  assert (
-    bert.with_special(("cls", "sep", "mask", "pad")) is bert and bert.vocabulary()["mask"] == bert.special["mask"]
-  )
+  assert bert.with_special(("cls", "sep", "mask", "pad")) is bert
+  assert bert.vocabulary()["mask"] == bert.special["mask"]
+  roberta = tk.from_folder(GOLDEN / "roberta")
+  assert roberta.special["bos"] == roberta.special["cls"] and roberta.show([roberta.special["cls"]]) == ["<bos>"]
 
 
-@pytest.mark.parametrize("texts", [special.TEXTS[f"fim_{part}"] for part in ("prefix",)])
-def test_every_text_in_the_table_is_found(tmp_path, texts):
+def with_tokens(folder, *texts):
+  """GPT-2's, with special tokens that its config adds."""
+  tk.from_folder(GOLDEN / "gpt2_saved").save_pretrained(folder)
+  config = json.loads((folder / "tokenizer_config.json").read_text())
+  (folder / "tokenizer_config.json").write_text(json.dumps(config | {"additional_special_tokens": texts}))
+  return tk.from_folder(folder)
+
+
+@pytest.mark.parametrize("name, texts", [
+  ("fim_prefix", ("<fim_prefix>", "<|fim_prefix|>", "<PRE>", "\u2581<PRE>")),
+  ("fim_suffix", ("<fim_suffix>", "<|fim_suffix|>", "<SUF>", "\u2581<SUF>")),
+  ("fim_middle", ("<fim_middle>", "<|fim_middle|>", "<MID>", "\u2581<MID>")),
+  ("mode_r", ("[NLU]",)), ("mode_x", ("[NLG]",)), ("mode_s", ("[S2S]",)),
+  ("sentinel_0", ("<extra_id_0>", "\u2581<extra_id_0>")),
+])  # fmt: skip
+def test_a_name_has_the_texts_of_several_families(tmp_path, name, texts):
   for number, text in enumerate(texts):
-    folder = tmp_path / str(number)
-    tk.from_folder(GOLDEN / "gpt2_saved").save_pretrained(folder)
-    (folder / "added_tokens.json").unlink(missing_ok=True)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["additional_special_tokens"] = [text]
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    tokenizer = tk.from_folder(folder)
-    assert tokenizer.special["fim_prefix"] == tokenizer.backend.token_to_id(text)
+    tokenizer = with_tokens(tmp_path / str(number), text)
+    assert tokenizer.special[name] == tokenizer.backend.token_to_id(text)
+    assert tokenizer.with_special((name,)) is tokenizer
+
+
+def test_special_tokens_that_nobody_names_are_no_text(tmp_path):
+  tokenizer = with_tokens(tmp_path, "begin")
+  vocabulary, token = tokenizer.vocabulary(), tokenizer.backend.token_to_id("begin")
+  assert vocabulary["begin"] == token and not vocabulary.ordinary[token] and not vocabulary.continues[token]
+  assert tokenizer.show([token]) == ["<begin>"]
 
 
 @pytest.mark.parametrize("name, needs, missing", [
-  ("gpt2", ("mask", "fim_prefix"), "mask .*, fim_prefix \\('<fim_prefix>' or '<|fim_prefix|>'"),
+  ("gpt2", ("mask", "fim_prefix"), "mask, fim_prefix \\('<fim_prefix>' or '<|fim_prefix|>'"),
   ("bert", ("cls", "sentinel_0", "sentinel_1", "sentinel_2", "sentinel_3", "sentinel_4"), "sentinel_0 .*and 2 more"),
   ("t5", ("pad", "sentinel_99", "sentinel_100"), "sentinel_100 .'<extra_id_100>'"),
   ("marian", ("cls",), "cls"),
@@ -174,7 +191,7 @@ def test_a_published_one_that_lacks_them_says_which(name, needs, missing):
   with pytest.raises(FmjaxError, match=f"(?s)TOKENIZER_BAD.*expected: {missing}.*fix:.*wordpiece") as caught:
     tokenizer.vocabulary(needs)
   assert len(str(caught.value).splitlines()) <= 6
-  assert "cls (" not in str(caught.value) or name == "marian"
+  assert "cls," not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", MAKE)
@@ -191,8 +208,8 @@ def test_a_vocabulary_says_what_is_no_text(kind):
   unknown = vocabulary.special.get("unk", -1)
   assert vocabulary.ordinary[used[used != unknown]].all() and not vocabulary.ordinary[[*given.special.values()]].any()
   assert tokenizer.vocabulary().size == tokenizer.vocab_size
-  if "piece" in kind or kind in ("unigram", "without_an_end", "characters"):
-    assert not vocabulary.ordinary[unknown]
+  expected = dict(characters=getattr(tokenizer, "unknown", None), wordpiece=1).get(kind, 0)
+  assert unknown == expected or kind in ("bytes", "byte_bpe")
 
 
 @pytest.mark.parametrize("kind", MAKE)

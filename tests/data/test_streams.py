@@ -140,3 +140,12 @@ def test_a_file_that_is_gone_or_cut_is_named(stream, tmp_path):
     broken = streams.Stream(intact.files, [16, 5, 48, 1, 33, 160], np.dtype("<u2"), END)
     with pytest.raises(FmjaxError, match=f"(?s)DATA_BAD.*{re.escape(str(path))}"):
       broken.read([(0, len(broken))])
+
+
+def test_more_files_than_may_be_open_are_read(stream, monkeypatch):
+  monkeypatch.setattr(streams, "OPEN", 2)
+  intact, tokens = stream
+  copy = pickle.loads(pickle.dumps(intact))
+  for _ in range(2):
+    np.testing.assert_array_equal(copy.read([(0, len(copy))])[0], tokens)
+  assert len(copy.readers) == 2 < len(copy.files)

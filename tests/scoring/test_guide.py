@@ -9,10 +9,10 @@ import shutil
 import pytest
 
 from fmjax.__main__ import main
+from tests import guides
 from tests.scoring import folders, tasks
 
-GUIDE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()
-COMMANDS = [line for block in re.findall(r"```\n(.*?)```", GUIDE, re.S) for line in block.splitlines()]
+GUIDE, COMMANDS = guides.read("evaluation"), guides.commands("evaluation")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_its_python_runs(here, tmp_path, monkeypatch, capsys):
   pytest.importorskip("lm_eval")
   monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
   monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-  (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.S)
+  (code,) = guides.python("evaluation")
   exec(code, {})
   expected = json.loads((folders.HERE / "harness.json").read_text())["gpt2"]["choices"]["metrics"]["acc_norm,none"]
   assert float(capsys.readouterr().out.splitlines()[-1]) == pytest.approx(expected)
