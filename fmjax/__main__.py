@@ -39,11 +39,9 @@ def train(args):
   page = report.build([pathlib.Path(args.workdir)])
   if "sample" in row:
     print(row["sample"], end="\n\n")
-  bits = row.get("eval/bits_per_byte")
-  print(
-    f"step {row['step']:,}  eval loss {row['eval/loss']:.4f} nats a token"
-    + (f"  {bits:.4f} bits a byte" if bits else "")
-  )
+  loss, bits = row.get("eval/loss"), row.get("eval/bits_per_byte")
+  words = "no text to evaluate on" if loss is None else f"eval loss {loss:.4f} nats a token"
+  print(f"step {row['step']:,}  {words}" + (f"  {bits:.4f} bits a byte" if bits else ""))
   for name, other in read_baselines(args.workdir).items() if bits else ():
     print(f"  {name:<16} {other:.4f} bits a byte on the same text")
   print(f"run     {args.workdir}\nreport  {page}")

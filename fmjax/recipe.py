@@ -12,6 +12,7 @@ import sys
 from fmjax.config import Config, branches, to_dict
 from fmjax.errors import FmjaxError
 from fmjax.laws import nearest
+from fmjax.workdir import read_json
 
 # What may change when a run is resumed: nothing here alters a batch, an update or the meaning of a number.
 HARMLESS = (
@@ -42,13 +43,18 @@ def parse_value(text: str):
 
 
 def load_recipe(spec: str) -> dict:
-  """The tree that a recipe's get_config returns; `spec` is FILE or FILE:ARG. Runs the recipe's Python."""
+  """The tree of a run's config.json, or what a recipe's get_config returns; `spec` is FILE or FILE:ARG.
+
+  Runs a recipe's Python.
+  """
   path, _, argument = spec.partition(":")
   if not pathlib.Path(path).is_file():
     near = sorted(str(p) for p in pathlib.Path(path).parent.glob("*.py"))
     raise FmjaxError(
       "CONFIG", f"there is no recipe {path}", fix=nearest(path, near) if near else "give a path to a recipe"
     )
+  if path.endswith(".json"):  # of a run's folder
+    return read_json(pathlib.Path(path))
   module = importlib.util.module_from_spec(loader := importlib.util.spec_from_file_location("recipe", path))
   folder = str(pathlib.Path(path).resolve().parent)
   sys.path.insert(0, folder)  # a recipe may derive from the one beside it

@@ -435,3 +435,10 @@ def test_the_loop_makes_no_implicit_transfer(text, tmp_path, capsys, monkeypatch
   monkeypatch.setattr(train, "place", lambda rows: rows)
   assert main(words(tmp_path / "run", text)) == 70
   assert "isallowed" in capsys.readouterr().err
+
+
+def test_a_source_without_an_eval_split_is_trained_on_all_the_same(tmp_path, capsys):
+  (tmp_path / "one.jsonl").write_text('{"text": "abcdefghijklmnopqrstuvwxyz abcdefghijklmnopqrstuvwxyz"}\n')
+  source = ["--config.data.source=jsonl", "--config.data.tokenizer=bytes", "--config.train.sample_tokens=None"]
+  assert main(words(tmp_path / "run", tmp_path / "one.jsonl", *source, steps=2)) == 0
+  assert "no text to evaluate on" in capsys.readouterr().out

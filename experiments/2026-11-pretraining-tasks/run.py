@@ -127,16 +127,11 @@ def table(results: Results, tasks) -> str:
     cells = ["–"] * 4
     if run := results.get(f"{name}/pretraining"):
       cells = [f"{run['tokens'] / 1e6:.2f} M", f"{run['steps']:,}", f"{run['loss']:.3f}", f"{run['seconds']:.0f}"]
-    probe, rate = results[f"{name}/probe"], results[f"{name}/rate"]
+    size, probe, rate = (results[f"{name}/{what}"] for what in ("parameters", "probe", "rate"))
     test = [100 * results[f"{name}/finetuned/{rate:g}/{seed}"]["test"] for seed in SEEDS]
-    error = statistics.stdev(test) / len(test) ** 0.5
-    cells += [f"{100 * probe['dev']:.1f}", f"{100 * probe['test']:.1f}", f"{rate:g}"]
-    cells = [
-      name,
-      f"{results[f'{name}/parameters'] / 1e6:.2f} M",
-      *cells,
-      f"{statistics.mean(test):.1f} ± {error:.1f}",
-    ]
+    tuned = f"{statistics.mean(test):.1f} ± {statistics.stdev(test) / len(test) ** 0.5:.1f}"
+    probed = (f"{100 * probe[split]:.1f}" for split in ("dev", "test"))
+    cells = [name, f"{size / 1e6:.2f} M", *cells, *probed, f"{rate:g}", tuned]
     lines.append(f"| {' | '.join(cells)} |")
   majority = f"{100 * results['majority']:.1f}"
   lines.append(f"| majority class | | | | | | | {majority} | | {majority} |")

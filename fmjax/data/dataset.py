@@ -158,7 +158,7 @@ def prepare(config: DataConfig, objective: Objective | None = None, runner=None)
   length = config.sequence_length
   layout = objective.layout(length, config.packed)
   sentences = isinstance(layout, Sentences)
-  every = preparation.prepare(config, rows_of.fields_of(layout), sentences, runner)
+  every = preparation.prepare(config, rows_of.fields_of(layout), sentences, runner, objective.needs(length))
   tokenizer = every[0].tokenizer.with_special(objective.needs(length))
   splits = {}
   with Progress() as progress:

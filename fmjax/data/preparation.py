@@ -53,7 +53,7 @@ class Sourced:
     return sum(part.bytes for part in self.parts)
 
 
-def prepare(config: DataConfig, fields=FIELDS, sentences: bool = False, runner=None) -> list[Tokens]:
+def prepare(config: DataConfig, fields=FIELDS, sentences: bool = False, runner=None, needs=()) -> list[Tokens]:
   """The tokens of each component of `config`, made where the cache has none.
 
   `fields` name the texts of a document, which are in the source's `columns`. `sentences`: each is tokenised on its
@@ -69,6 +69,7 @@ def prepare(config: DataConfig, fields=FIELDS, sentences: bool = False, runner=N
       found.append(Sourced(one, parts, digest_of(parts, config, progress)))
     runner = runner or runners.Local(sum(one.bytes for one in found) > SMALL)
     tokenizer, place = tokenizer_of(config, found, fields, progress)
+    tokenizer.with_special(needs)  # one that lacks them is refused before the work
     return [tokens_of(one, config, tokenizer, place, fields, sentences, runner, progress) for one in found]
 
 

@@ -96,3 +96,12 @@ def test_a_masked_token_shows_what_it_was(text):
     order = order[batch["weights"][row][order] > 0]
     assert wanted == [f"({one})" for one in prepared.tokenizer.show(batch["targets"][row][order])]
     assert len(pieces) == 64 + len(wanted)
+
+
+@pytest.mark.parametrize("word", ["--step=-1", "--rows=0"])
+def test_a_batch_that_is_not_there_is_one_message(word, tmp_path, capsys):
+  (tmp_path / "text.txt").write_text("some text " * 100)
+  recipe = pathlib.Path(__file__).parents[1] / "recipes" / "tiny.py"
+  where = [f"--config.data.path={tmp_path / 'text.txt'}", f"--config.data.cache={tmp_path / 'cache'}"]
+  assert main(["data", f"--config={recipe}", *where, word]) == 64
+  assert "USAGE  there is no such batch" in capsys.readouterr().err
