@@ -111,9 +111,9 @@ def text_of(prepared: Prepared, batch_size: int, seed: int, step: int, limit: in
   from rich.text import Text
 
   batches = Batches(prepared, "train", batch_size, seed)
-  if not 0 <= step < batches.end or limit < 1:
-    raise FmjaxError("USAGE", "there is no such batch, or no row to show", got=f"--step={step} --rows={limit}",
-                     expected=f"a step from 0 to {batches.end - 1}, a row or more")  # fmt: skip
+  if not 0 <= step < batches.end or limit < 0:
+    raise FmjaxError("USAGE", "there is no such batch, or no such number of rows", got=f"--step={step} --rows={limit}",
+                     expected=f"a step from 0 to {batches.end - 1}, 0 rows or more")  # fmt: skip
   batch = batches[step]
   text = Text()
   for number, row in enumerate(rows_of(batch, prepared)[:limit]):

@@ -98,7 +98,7 @@ def test_a_masked_token_shows_what_it_was(text):
     assert len(pieces) == 64 + len(wanted)
 
 
-@pytest.mark.parametrize("word", ["--step=-1", "--rows=0"])
+@pytest.mark.parametrize("word", ["--step=-1", "--rows=-1"])
 def test_a_batch_that_is_not_there_is_one_message(word, tmp_path, capsys):
   (tmp_path / "text.txt").write_text("some text " * 100)
   recipe = pathlib.Path(__file__).parents[1] / "recipes" / "tiny.py"
