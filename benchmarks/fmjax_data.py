@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from fmjax import data
-from fmjax.config import DataConfig
+from fmjax.corpus import DataConfig
 from fmjax.data import cache as caches
 from fmjax.data import preparation, sources, tokenizers
 from fmjax.objectives import MaskedToken, NextToken, SpanCorruption

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax import backend, optim, sharding
+from fmjax.assembly import Updates
 from fmjax.config import Config, from_config_dict
 from fmjax.models import Model
 from fmjax.step import abstract_state, init_state, place
-from fmjax.train import compiled
 
 
 def config_of(shape: dict) -> Config:
@@ -35,14 +35,15 @@ def make_step(config: Config):
   model = Model(config.model, jnp.dtype(config.train.dtype), config.train.remat)
   tx = optim.make(config.optimizer, model.declarations())
   start = time.perf_counter()
-  update = compiled(config, model, tx, abstract_state(model=model, tx=tx))
+  length = config.data.sequence_length
+  update = Updates(config, model, config.objective, tx, abstract_state(model=model, tx=tx), {}, [length])
   seconds = time.perf_counter() - start
   state = jax.jit(functools.partial(init_state, model=model, tx=tx))(jax.random.key(0))
-  B, T = config.train.batch_size, config.data.sequence_length
+  B, T = config.train.batch_size, length
   tokens = np.random.default_rng(1).integers(config.model.V, size=(B, T + 1), dtype=np.int32)
   batch = place(dict(tokens=tokens[:, :-1], targets=tokens[:, 1:], weights=np.ones((B, T), np.float32)))
   knobs = place(dict(learning_rate=np.float32(config.optimizer.learning_rate)))
-  return lambda state: update(state, batch, knobs), state, seconds
+  return lambda state: update(state, batch, knobs, {}), state, seconds
 
 
 def main():

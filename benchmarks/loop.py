@@ -15,7 +15,7 @@ import time
 import jax
 from fmjax_gpt import make_step
 
-from fmjax import backend, checkpoint, data, metrics, recipe, sharding, train
+from fmjax import assembly, backend, checkpoint, data, metrics, recipe, sharding, train
 from fmjax.config import from_config_dict
 
 
@@ -62,7 +62,7 @@ def main():
   found = dict(bare=[], loop=[], saves=[])
   with tempfile.TemporaryDirectory() as home:
     home = pathlib.Path(home)
-    sized = train.sized(config, data.prepare(config.data))
+    sized = assembly.sized(config, data.prepare(config.data))
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
       step, state, _ = make_step(sized)

@@ -39,12 +39,35 @@ def train(args):
   page = report.build([pathlib.Path(args.workdir)])
   if "sample" in row:
     print(row["sample"], end="\n\n")
-  loss, bits = row.get("eval/loss"), row.get("eval/bits_per_byte")
-  words = "no text to evaluate on" if loss is None else f"eval loss {loss:.4f} nats a token"
-  print(f"step {row['step']:,}  {words}" + (f"  {bits:.4f} bits a byte" if bits else ""))
+  bits = row.get("eval/bits_per_byte")
+  print(f"step {row['step']:,}  {in_words(row)}" + (f"  {bits:.4f} bits a byte" if bits else ""))
   for name, other in read_baselines(args.workdir).items() if bits else ():
     print(f"  {name:<16} {other:.4f} bits a byte on the same text")
   print(f"run     {args.workdir}\nreport  {page}")
+
+
+def in_words(row: dict) -> str:
+  """The evaluation that a run ended with, and of a task the metric that counts."""
+  if "eval/loss" not in row:
+    return "no text to evaluate on"
+  value = row.get(f"eval/{row['metric']}")
+  told = " nats a token" if value is None else f"  {row['metric']} {value:.4f}"
+  return f"eval loss {row['eval/loss']:.4f}{told}"
+
+
+def study(args):
+  from fmjax import members
+
+  lists = {axis: getattr(args, f"{axis}s") for axis in members.AXES}
+  given = members.settle(args.workdir, config_of(args) if args.config else None, args.overrides, lists)
+  from fmjax import backend, study
+
+  backend.start()
+  tree = study.run(args.workdir, given, argv=sys.argv, started=STARTED)
+  print("\n".join(members.table(tree)), end="\n\n")
+  for one in tree["members"]:
+    print(f"run     {pathlib.Path(args.workdir) / one['name']}  {one['status']}")
+  print(f"study   {pathlib.Path(args.workdir) / members.STUDY}")
 
 
 def read_baselines(folder) -> dict:
@@ -54,40 +77,23 @@ def read_baselines(folder) -> dict:
 
 
 def evaluate(args):
-  name = args.model or args.workdir
-  if args.data is None:
-    if args.length is not None or args.stride is not None:
-      raise FmjaxError("USAGE", "--length and --stride are the window over a text", fix="give --data=FILE too")
-    return evaluate_split(name)
   from fmjax import backend
+
+  name = args.model or args.workdir
+  if args.data is None and (args.length is not None or args.stride is not None):
+    raise FmjaxError("USAGE", "--length and --stride are the window over a text", fix="give --data=FILE too")
+  if args.data is not None and args.overrides:
+    raise FmjaxError("USAGE", "--data is a text by itself: it has no config", fix="leave --config.* or --data out")
+  backend.start()
+  if args.data is None:
+    from fmjax import judging
+
+    print(judging.judge(name, args.overrides, args.predictions, args.beams))
+    return
   from fmjax.scoring import perplexity
 
-  backend.start()
   for key, value in perplexity.evaluate_text(name, args.data, args.length, args.stride).items():
     print(f"{key:<20} {value if isinstance(value, str) else format(value, '.6f')}")
-
-
-def evaluate_split(name: str):
-  import functools
-
-  import jax
-
-  from fmjax import backend, data, spec
-  from fmjax.evaluate import evaluate
-  from fmjax.step import eval_step
-  from fmjax.train import eval_batches
-
-  backend.start()
-  found = spec.load(name)
-  if found.manifest.get("data_fingerprint") is None:
-    raise FmjaxError("USAGE", f"{name} was not trained here: it has no eval split", fix="give a text: --data=FILE")
-  prepared = data.prepare(found.config.data, found.config.objective)
-  data.check_fingerprint(found.manifest["data_fingerprint"], prepared)
-  with jax.set_mesh(found.mesh):
-    step = jax.jit(functools.partial(eval_step, model=found.model, objective=found.config.objective))
-    row = evaluate(step, found.params, eval_batches(prepared, found.config), prepared.bytes_per_token)
-  for name, value in row.items():
-    print(f"{name:<20} {value:.6f}")
 
 
 def show_data(args):
@@ -99,7 +105,7 @@ def show_data(args):
   config = config_of(args)
   prepared = data.prepare(config.data, config.objective)
   Console(highlight=False, soft_wrap=True).print(
-    inspection.text_of(prepared, config.train.batch_size, config.seed, args.step, args.rows), end=""
+    inspection.text_of(prepared, config.train.batch_size, config.data_seed, args.step, args.rows), end=""
   )
 
 
@@ -142,12 +148,29 @@ def export(args):
   from fmjax.interop.export import export
   from fmjax.interop.run import check_empty, facts_of
 
+  name = args.model or args.workdir
   check_empty(args.out)
   backend.start()
-  found, name = spec.load(args.model or args.workdir), args.model or args.workdir
-  how = dict(tokenizer=found.tokenizer, hf_config=found.hf_config, generation_config=found.generation_config)
-  how |= dict(facts=facts_of(found, name.partition("@")[0]), max_shard_size=int(args.max_shard_size * 1e9))
-  print(f"folder  {export(args.out, found.model, found.params, **how)}")
+  if args.format == "peft":
+    return export_lora(args.out, name)
+  found = spec.load(name)
+  how = dict(spec.sent(found), tokenizer=found.tokenizer, facts=facts_of(found, name.partition("@")[0]))
+  size = int(args.max_shard_size * 1e9)
+  print(f"folder  {export(args.out, found.model, found.params, max_shard_size=size, **how)}")
+
+
+def export_lora(out, name: str):
+  from fmjax import spec
+  from fmjax.interop.peft_export import export_adapter
+  from fmjax.interop.run import facts_of
+
+  found, parts = spec.opened(name)
+  base, adapter = spec.folders_of(found.config.init_from or "") or (None, None)
+  whole = base is not None and adapter is None and found.config.init_layers is None
+  own = dict(base=base, fingerprint=found.manifest.get("base")) if whole else {}
+  own |= dict(hf_config=spec.sent(found)["hf_config"], facts=facts_of(found, name.partition("@")[0]))
+  made = export_adapter(out, found.config.adapt, found.model, parts[1:], tokenizer=found.tokenizer, **own)
+  print(f"folder  {made}")
 
 
 def tokenizer(args):
@@ -164,7 +187,9 @@ def tokenizer(args):
 def report(args):
   from fmjax import report
 
-  print(f"report  {report.build([pathlib.Path(run) for run in args.runs], args.out and pathlib.Path(args.out))}")
+  paths = [pathlib.Path(run) for run in args.runs]
+  runs = [path for path in paths if not path.is_file()] or paths  # a study's folder has files beside its members
+  print(f"report  {report.build(runs, args.out and pathlib.Path(args.out))}")
 
 
 def verify(args):
@@ -178,7 +203,7 @@ def verify(args):
 
 
 COMMANDS = {
-  "train": train, "data": show_data, "prepare": prepare, "tokenizer": tokenizer, "eval": evaluate,
+  "train": train, "study": study, "data": show_data, "prepare": prepare, "tokenizer": tokenizer, "eval": evaluate,
   "generate": generate, "import": import_, "export": export, "report": report, "verify": verify,
 }  # fmt: skip
 

@@ -60,7 +60,7 @@ class TransformerConfig(Branch):
   head: Literal["sequence", "token"] | None = None  # a linear map to `classes`, of a pooled token or of each
   classes: int | None = None
   head_bias: bool = True
-  pool: Literal["first", "last", "end"] = "first"  # the token that is pooled; "end": batch["pool"] says where
+  pool: Literal["first", "last", "end", "mean"] = "first"  # which token; "end": batch["pool"] says; "mean": all
   pooler: Literal["tanh", "relu", "gelu"] | None = None  # a map and this activation before the head
 
   dropout: float = 0.0

@@ -4,6 +4,8 @@ import argparse
 
 from fmjax.errors import FmjaxError
 
+SPEC = "WORKDIR, WORKDIR@STEP, WORKDIR@best, hf:FOLDER, peft:FOLDER or peft:FOLDER+hf:BASE"
+
 
 class Parser(argparse.ArgumentParser):
   def error(self, message):
@@ -31,20 +33,41 @@ def runs(command):
   one = command("train", "Train a config; run again to resume.")
   one.add_argument("--config", metavar="FILE[:ARG]", help="a recipe; --config.a.b=v changes a field of it")
   one.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-  one = command("eval", "Evaluate a model on its run's eval split, or on the text of a file.")
+  one = command("study", "Train members that differ in seed, learning rate or weight decay, side by side.")
+  one.add_argument("--config", metavar="FILE[:ARG]", help="a recipe; run again without it to resume")
+  one.add_argument("--workdir", required=True, metavar="DIR", help="has a folder for each member, a run of its own")
+  one.add_argument("--seeds", type=listed(int), metavar="SEED,...", help="default: the config's own")
+  one.add_argument("--learning_rates", type=listed(float), metavar="RATE,...", help="each with each seed")
+  one.add_argument("--weight_decays", type=listed(float), metavar="DECAY,...", help="each with each of these")
+  one = command(
+    "eval",
+    "Evaluate a model on its run's eval split, on other data by --config.data.eval_path=FILE, or on a text's file.",
+  )
   which = one.add_mutually_exclusive_group(required=True)
   which.add_argument("--workdir", metavar="DIR")
-  which.add_argument("--model", metavar="SPEC", help="WORKDIR, WORKDIR@STEP or hf:FOLDER")
+  which.add_argument("--model", metavar="SPEC", help=SPEC)
   one.add_argument(
     "--data", metavar="FILE", help='a text, or .jsonl of {"text": ...} or {"source": ..., "target": ...}'
   )
   one.add_argument("--length", type=int, metavar="TOKENS", help="of the window that slides over a text")
   one.add_argument("--stride", type=int, metavar="TOKENS", help="by which it slides; default: half its length")
+  one.add_argument("--predictions", metavar="FILE", help="a task's answers, as .jsonl; default: in the run's folder")
+  one.add_argument("--beams", type=int, metavar="N", help="of a task that is answered by a text")
   one = command("report", "Write one HTML page about one or several runs.")
   one.add_argument("runs", nargs="+", metavar="RUN")
   one.add_argument("--out", metavar="FILE")
   one = command("verify", "Check every checkpoint of a run, byte by byte.")
   one.add_argument("workdir", metavar="WORKDIR")
+
+
+def listed(kind):
+  """Numbers with commas between them."""
+
+  def values(text: str) -> list:
+    return [kind(one) for one in text.split(",")]
+
+  values.__name__ = f"list of numbers ({kind.__name__})"
+  return values
 
 
 def data(command):
@@ -68,7 +91,7 @@ def data(command):
 
 def models(command):
   one = command("generate", "Continue a prompt, streamed.")
-  one.add_argument("--model", required=True, metavar="SPEC", help="WORKDIR, WORKDIR@STEP or hf:FOLDER")
+  one.add_argument("--model", required=True, metavar="SPEC", help=SPEC)
   one.add_argument("--prompt", default="", metavar="TEXT", help="what the text goes on from, or a T5's source")
   one.add_argument("--max_new_tokens", type=int, help="default: 128, or what the positions leave")
   one.add_argument("--temperature", type=float, help="1 where nothing is said; 0 takes the likeliest token")
@@ -81,13 +104,15 @@ def models(command):
   one.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before it; may be given again")
   one.add_argument("--seed", type=int)
   one = command("import", "Turn a folder in Hugging Face's layout into a workdir, at step 0.")
-  one.add_argument("--model", required=True, metavar="hf:FOLDER")
+  one.add_argument("--model", required=True, metavar="hf:FOLDER", help="or peft:FOLDER, peft:FOLDER+hf:BASE")
   one.add_argument("--out", required=True, metavar="DIR", help="the workdir to make")
-  one = command("export", "Write a model as a folder in Hugging Face's layout.")
+  one = command("export", "Write a model as a folder in Hugging Face's layout, or a run's LoRA as one in PEFT's.")
   which = one.add_mutually_exclusive_group(required=True)
   which.add_argument("--workdir", metavar="DIR")
-  which.add_argument("--model", metavar="SPEC", help="WORKDIR, WORKDIR@STEP or hf:FOLDER")
-  one.add_argument("--format", choices=["hf"], default="hf")
+  which.add_argument("--model", metavar="SPEC", help=SPEC)
+  one.add_argument(
+    "--format", choices=["hf", "peft"], default="hf", help="the whole model, merged, or its LoRA alone"
+  )
   one.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
   one.add_argument("--max_shard_size", type=float, default=5.0, metavar="GB", help="of one safetensors file")
 
@@ -107,7 +132,7 @@ def parse(words: list[str]):
       text = words.pop(0)
     overrides[key.removeprefix("--config.")] = text
   args = parser().parse_args(plain)
-  if overrides and args.command not in ("train", "data", "prepare"):
+  if overrides and args.command not in ("train", "study", "data", "prepare", "eval"):
     raise FmjaxError("USAGE", f"fmjax {args.command} takes no --config.{next(iter(overrides))}")
   args.overrides = overrides
   return args

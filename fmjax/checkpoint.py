@@ -27,6 +27,7 @@ from fmjax.workdir import FULL, disk_errno, sync_folder, trouble
 
 MARGIN = 1 << 20  # bytes to be free beyond the arrays, for Orbax's own files and the manifest
 CHUNK = 64 << 20  # bytes of an array per stored piece: a shard is read without the rest of a large array
+ONE_AT_A_TIME = threading.Lock()  # Orbax numbers what it saves for the whole process
 
 
 # Orbax.
@@ -64,7 +65,7 @@ def write_arrays(path, arrays: dict):
   context.array.saving.storage_options.chunk_byte_size = CHUNK
   context.memory.deepcopy_host_arrays = False  # a snapshot is ours already
   try:
-    with context:
+    with ONE_AT_A_TIME, context:
       ocp.save(pathlib.Path(path).absolute(), nested(arrays))
   except Exception as error:
     end_waiting()
@@ -236,6 +237,7 @@ class Checkpoints:
   def __init__(self, folder: pathlib.Path, keep: int, event: Callable[..., None]):
     self.folder, self.keep, self.event = pathlib.Path(folder), keep, event
     self.thread, self.error = None, None
+    self.best = None  # a step that stays however many come after it
 
   def steps(self) -> list[int]:
     return steps(self.folder)
@@ -352,7 +354,7 @@ class Checkpoints:
     os.rename(draft, self.folder / str(step))
     sync_folder(self.folder)
     self._drop(replaced)
-    for old in [known for known in self.steps() if known <= step][: -self.keep]:
+    for old in [known for known in self.steps() if known <= step and known != self.best][: -self.keep]:
       doomed = self.folder / f"{old}-old-tmp"  # a kill must not leave half a step
       os.rename(self.folder / str(old), doomed)
       self._drop(doomed)

@@ -6,109 +6,16 @@ Outside, a config is an `ml_collections.ConfigDict`, a JSON file or a few `--con
 
 import dataclasses
 import math
-import re
 import types
 import typing
 from typing import Literal
 
 from fmjax.architecture import TransformerConfig
-from fmjax.cleaning import Cleaning
+from fmjax.corpus import DataConfig
 from fmjax.errors import FmjaxError
 from fmjax.laws import Branch, Wrong, at_least, divisors, nearest
 
 MESH_AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceConfig(Branch):
-  """Where documents come from."""
-
-  # stdlib is the running Python's standard library; the others are files, or a data set of TFDS.
-  source: Literal["stdlib", "text", "jsonl", "parquet", "arrayrecord", "tfds", "huggingface"] = "stdlib"
-  path: str | None = None  # a file, a glob or a folder, local or gs://; of tfds the data set's name
-  columns: tuple[str, ...] | None = None  # of records that hold the objective's texts; None: named as its fields
-  split: str = "train"  # of tfds and huggingface
-  eval_split: str | None = None  # of tfds and huggingface: evaluated instead of a share of `split`
-  eval_path: str | None = None  # files that are evaluated instead of a share of `path`
-  data_dir: str | None = None  # of tfds
-
-  def laws(self):
-    if self.source == "stdlib" and self.path:
-      yield "path", self.path, "source 'stdlib' takes no path; for a file of yours set data.source=text"
-    elif self.source != "stdlib" and not self.path:
-      what = "the name of a data set" if self.source == "tfds" else "a file, a glob or a folder"
-      yield "path", self.path, f"source {self.source!r} needs {what}"
-    if self.eval_split is not None and self.source not in ("tfds", "huggingface"):
-      yield "eval_split", self.eval_split, f"source {self.source!r} has no splits: set eval_path or eval_fraction"
-    if self.eval_path is not None and self.source in ("stdlib", "tfds"):
-      yield "eval_path", self.eval_path, f"source {self.source!r} has no files: set eval_split or eval_fraction"
-
-
-@dataclasses.dataclass(frozen=True)
-class Component(SourceConfig):
-  """One source of a mixture, and its share of the examples."""
-
-  name: str | None = None
-  weight: float | None = None  # None: its number of examples, to the power 1 / data.temperature
-  cap: int | None = None  # that number counts as this many at most (Raffel et al. 2020, section 3.5.2)
-  epochs: float | None = None  # after so many it gives no more, and the others share its part
-  schedule: tuple[tuple[int, float], ...] | None = None  # (from this step, weight), ... instead of `weight`
-
-  def laws(self):
-    yield from super().laws()
-    yield from at_least(self, 1, "cap")
-    if not self.name or not re.fullmatch(r"\w[\w.-]*", self.name):
-      yield "name", self.name, "each source of a mixture has a name of letters, digits, _, . and -"
-    if self.weight is not None and self.weight < 0:
-      yield "weight", self.weight, "must not be negative"
-    if self.epochs is not None and self.epochs <= 0:
-      yield "epochs", self.epochs, "must be positive"
-    if self.schedule is not None:
-      steps = [step for step, _ in self.schedule]
-      if not steps or steps[0] != 0 or sorted(set(steps)) != steps or min(w for _, w in self.schedule) < 0:
-        yield "schedule", self.schedule, "must be (step, weight) pairs from step 0 on, in order, none negative"
-      if self.weight is not None:
-        yield "weight", self.weight, "goes without a schedule: choose one"
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig(SourceConfig):
-  mixture: tuple[Component, ...] | None = None  # sources instead of the one above; written {name: {field: value}}
-  temperature: float = 1.0  # of a mixture's weights by size; large ones make all sources equal
-  tokenizer: str = "sentencepiece"  # one trained here or made of characters, a .model file, or a folder
-  vocab_size: int = 4096  # of a tokenizer trained here
-  sequence_length: int = 256  # tokens an example; the objective says of which side where there are two
-  packed: bool = False  # whole documents in a row, each on its own, instead of windows over all of them
-  eval_fraction: float = 0.1
-  cleaning: Cleaning = Cleaning()
-  on_corrupt: Literal["strict", "skip"] = "strict"  # a damaged record ends the run, or is left out and counted
-  workers: int = 0  # processes that read ahead; 0 reads in a thread of this one
-  cache: str | None = None  # where prepared data lives; None: $FMJAX_CACHE, else ~/.cache/fmjax
-
-  def laws(self):
-    if self.mixture is None:
-      yield from super().laws()
-    yield from at_least(self, 1, "sequence_length", "temperature")
-    yield from at_least(self, 0, "workers")
-    yield from at_least(self, 2, "vocab_size")
-    if not 0 < self.eval_fraction < 1:
-      yield "eval_fraction", self.eval_fraction, "must lie in (0, 1)"
-    if self.mixture is not None:
-      names = [one.name for one in self.mixture]
-      if twice := sorted({name for name in names if names.count(name) > 1}):
-        yield "mixture", twice[0], "is the name of two sources"
-      if not names:
-        yield "mixture", self.mixture, "has no source"
-      if self.path is not None:
-        yield "path", self.path, "data.mixture is given too: its sources have their own paths"
-
-  @property
-  def components(self) -> tuple[Component, ...]:
-    """The sources of the mixture, or the one source as a mixture of one."""
-    if self.mixture is not None:
-      return self.mixture
-    own = {field.name: getattr(self, field.name) for field in dataclasses.fields(SourceConfig)}
-    return (Component(name=self.source, weight=1.0, **own),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +31,10 @@ class TrainConfig(Branch):
   eval_batches: int | None = None  # None: the whole eval split
   sample_tokens: int | None = None  # length of the sample written after each evaluation; None: none
   sample_prompt: str = ""
+  ema: float | None = None  # what an average of the parameters keeps of itself; it is what is evaluated and used
   on_nonfinite: Literal["abort", "skip"] = "abort"
   max_skips: int = 10  # in a row; one more ends the run
+  stop: tuple[str, int] | None = None  # (metric, patience): end after so many evaluations without a better one
   profile: tuple[int, int] | None = None  # (first, last) step of an xprof trace
 
   def fill(self):
@@ -142,6 +51,12 @@ class TrainConfig(Branch):
     if self.accumulate > 0 and self.batch_size % self.accumulate:
       near = divisors(self.batch_size, self.accumulate)
       yield "accumulate", self.accumulate, f"must divide train.batch_size={self.batch_size}: try {near}"
+    if self.stop is not None and self.stop[1] < 1:
+      yield "stop", self.stop, "must be (metric, a patience of 1 evaluation or more)"
+    if self.stop is not None and self.eval_every is None:
+      yield "stop", self.stop, "waits for evaluations: set train.eval_every"
+    if self.ema is not None and not 0 < self.ema < 1:
+      yield "ema", self.ema, "must lie in (0, 1), or be None for no average"
     if self.profile is not None and not 0 <= self.profile[0] < self.profile[1]:
       yield "profile", self.profile, "must be (first, last) with 0 <= first < last"
 
@@ -185,12 +100,21 @@ class Config(Branch):
   train: TrainConfig
   mesh: MeshConfig
   checkpoint: CheckpointConfig
+  adapt: typing.Any  # one of adapt.METHODS
+  distillation: typing.Any  # objectives.distillation.Distillation
+  init_from: str | None = None  # a SPEC, whose parameters the run starts from
+  init_layers: tuple[int, ...] | None = None  # which layers of it become this model's, from 0; None: all
   seed: int = 0
 
   def fill(self):
     if self.model.has_table and self.model.max_positions is None:
       model = dataclasses.replace(self.model, max_positions=self.data.sequence_length)
       object.__setattr__(self, "model", model)
+
+  @property
+  def data_seed(self) -> int:
+    """That of the rows' order and of what is drawn for them."""
+    return self.seed if self.data.seed is None else self.data.seed
 
   def laws(self):
     model, train, length = self.model, self.train, self.data.sequence_length
@@ -202,28 +126,60 @@ class Config(Branch):
     elif train.steps is not None and (self.optimizer.decay_steps or 0) > train.steps - self.optimizer.warmup_steps:
       law = f"exceeds the {train.steps - self.optimizer.warmup_steps} of train.steps that the warm-up leaves"
       yield "optimizer.decay_steps", self.optimizer.decay_steps, law
+    if self.adapt.name != "full" and self.init_from is None:
+      yield "adapt.name", self.adapt.name, "adapts a trained model: set init_from to a run, hf:FOLDER or peft:FOLDER"
+    if self.init_layers is not None:
+      yield from self.layers_laws()
+    if self.adapt.name == "features" and self.objective.name != "classification":
+      yield "adapt.name", "features", "fits classes: objective.name must be classification"
+    if self.adapt.name == "features" and self.data.subsample is not None:
+      yield "data.subsample", self.data.subsample, "is not for adapt.name=features, which takes all rows once"
+    if self.adapt.name == "features" and train.ema is not None:
+      yield "train.ema", train.ema, "is an average over steps, of which adapt.name=features has none"
     if not 0 <= self.seed < 2**32:
       yield "seed", self.seed, "must lie in [0, 2**32)"
     if train.sample_tokens and model.kind != "decoder":
       yield "train.sample_tokens", train.sample_tokens, f"is for a decoder, not for model.kind={model.kind}"
+    if self.data.buckets:
+      from fmjax.objectives.objective import Objective
+
+      if type(self.objective).extent is Objective.extent:
+        yield "data.buckets", self.data.buckets, f"{self.objective.name} has rows of one length: leave it out"
     if length < self.objective.shortest:
       law = f"leaves no room for text: objective {self.objective.name!r} needs {self.objective.shortest} or more"
       yield "data.sequence_length", length, law
     for field, value, law in self.objective.model_laws(model):
       yield f"model.{field}", value, f"objective {self.objective.name!r} {law}"
+    for field, value, law in self.distillation.objective_laws(self.objective, model):
+      yield f"distillation.{field}", value, law
+    if self.distillation.teacher is not None and self.adapt.name == "features":
+      yield "distillation.teacher", self.distillation.teacher, "is for steps, and adapt.name=features takes none"
+
+  def layers_laws(self):
+    if self.init_from is None:
+      yield "init_layers", self.init_layers, "are another model's: set init_from to a run, hf:FOLDER or peft:FOLDER"
+    if self.model.shared_layers:
+      yield "init_layers", self.init_layers, "are one: all layers share it (model.shared_layers)"
+    elif len(self.init_layers) != self.model.L:
+      yield "init_layers", self.init_layers, f"are not model.L={self.model.L} in number: leave model.L out"
 
 
 def branches() -> dict:
   """Name -> dataclass, or -> {name: dataclass} where the branch's own `name` chooses."""
   # The upward imports of this file: the rooms own their fields, the door only has to know their names.
+  from fmjax.adapt import METHODS
   from fmjax.objectives import OBJECTIVES
+  from fmjax.objectives.distillation import Distillation
   from fmjax.optim import OPTIMIZERS
 
-  return dict(model=TransformerConfig, objective=OBJECTIVES, data=DataConfig, optimizer=OPTIMIZERS,
-              train=TrainConfig, mesh=MeshConfig, checkpoint=CheckpointConfig)  # fmt: skip
+  # The objective comes first: it decides fields of the model.
+  return dict(objective=OBJECTIVES, model=TransformerConfig, data=DataConfig, optimizer=OPTIMIZERS,
+              train=TrainConfig, mesh=MeshConfig, checkpoint=CheckpointConfig, adapt=METHODS,
+              distillation=Distillation)  # fmt: skip
 
 
-DEFAULT_NAMES = dict(objective="next_token", optimizer="adamw")
+DEFAULT_NAMES = dict(objective="next_token", optimizer="adamw", adapt="full")
+VALUES = ("seed", "init_from", "init_layers")  # what the tree holds beside its branches
 
 
 def fits(value, hint):
@@ -327,23 +283,49 @@ def choose(branch: str, table, given: dict, problems: list):
   return table.get(name), given
 
 
+def is_whole(model: dict) -> bool:
+  """Whether the fields of a model are all given, as a run's config.json has them."""
+  return {field.name for field in dataclasses.fields(TransformerConfig)} <= model.keys()
+
+
+def started(tree: dict) -> dict:
+  """{"model", "data"}: fields that follow from the model that is started from; {} where all are given."""
+  name, *given = (tree.get(key) or {} for key in ("init_from", "model", "objective", "distillation"))
+  if not all(isinstance(one, dict) for one in given) or is_whole(given[0]):
+    return {}
+  _, objective, distillation = given
+  if isinstance(teacher := distillation.get("teacher"), str):
+    from fmjax.start import check_there
+
+    check_there(teacher)
+  if not isinstance(name, str):
+    return {}
+  from fmjax.start import fields_of
+
+  return fields_of(name, objective.get("name", DEFAULT_NAMES["objective"]), tree.get("init_layers"))
+
+
 def from_config_dict(tree, source: str = "the config") -> Config:
   """The config that `tree` (a ConfigDict or nested dicts) says; FmjaxError CONFIG names all that is wrong in it."""
   tree = dict(tree.to_dict() if hasattr(tree, "to_dict") else tree)
   problems, made, tables = [], {}, branches()
   for name in tree:
-    if name not in tables and name != "seed":
-      problems.append((name, tree[name], f"no such branch: {nearest(name, [*tables, 'seed'])}"))
+    if name not in tables and name not in VALUES:
+      problems.append((name, tree[name], f"no such branch: {nearest(name, [*tables, *VALUES])}"))
+  start = started(tree)
   for name, table in tables.items():
     given = tree.get(name, {})
     if not isinstance(given, dict):
       problems.append((name, given, f"is a branch: set its fields, as in {name}.FIELD"))
       continue
     cls, given = choose(name, table, given, problems)
+    if name == "model" and made["objective"] and not is_whole(given):
+      given = {**start.get(name, {}), **made["objective"].model_fields(), **given}
+    elif name == "data":
+      given = {**start.get(name, {}), **given}
     made[name] = cls and build(cls, given, name + ".", problems)
   if None not in made.values() and len(made) == len(tables):
-    seed = {"seed": tree["seed"]} if "seed" in tree else {}
-    config = build(Config, {**made, **seed}, "", problems)
+    config = build(Config, {**made, **{name: tree[name] for name in VALUES if name in tree}}, "", problems)
   if problems:
     many = f"{len(problems)} fields of {source} are wrong" if len(problems) > 1 else f"a field of {source} is wrong"
     raise FmjaxError("CONFIG", many, rows=[f"{key}={value!r}: {law}" for key, value, law in problems])

@@ -30,9 +30,10 @@ def versions() -> dict:
   return dict(python=platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES})
 
 
-def facts(config: Config, prepared) -> dict:
-  """What a checkpoint's manifest says of its run."""
-  return dict(config_hash=recipe.config_hash(config), data_fingerprint=prepared.fingerprint, versions=versions())
+def facts(config: Config, prepared, **models: str | None) -> dict:
+  """What a checkpoint's manifest says of its run; `models` are fingerprints of those that it hangs on, or None."""
+  facts = dict(config_hash=recipe.config_hash(config), data_fingerprint=prepared.fingerprint, versions=versions())
+  return facts | {name: one for name, one in models.items() if one is not None}
 
 
 def write(home, config: Config, prepared, mesh, like, argv):

@@ -1,34 +1,154 @@
-"""One pass over the eval split of each source: sums over batches, their ratios as metrics."""
+"""One pass over the eval split of each source: sums over batches, their ratios as metrics, and a task's answers."""
 
 import math
 
 import jax
 import numpy as np
 
-from fmjax.step import place, ratios
+from fmjax.adapt import joined
+from fmjax.measures import tasks
+from fmjax.objectives.labelled import text_of_bits
+from fmjax.step import eval_step, place, ratios
+
+TEXT = 500  # characters of an example's text that stand beside its answer
 
 
-def evaluate(eval_step, params, sources: dict, bytes_per_token: float | None) -> dict[str, float]:
-  """{"eval/loss" in nats a token, "eval/accuracy", ...} over all (step, batch) pairs of `sources`, or {}.
+def step_of(model, objective):
+  """The jitted step: (params, batch, resting) -> (sums, predictions), one pass of the model for both."""
+
+  def step(params, batch, resting):
+    sums = eval_step(params, batch, resting, model=model, objective=objective)
+    predicts = objective.judged_by and not objective.generates
+    return sums, objective.predict(model, joined(resting, params), batch) if predicts else {}
+
+  return jax.jit(step)
+
+
+def evaluate(step, params, sources: dict, bytes_per_token: float | None, resting=None, answers=None) -> dict:
+  """{"eval/loss" in nats a token, "eval/accuracy", ...} over all (number, batch) pairs of `sources`, or {}.
 
   Of several sources each has its own "eval/NAME/loss" and so on. A loss of every token of the text, for which
-  `bytes_per_token` is given, is told as "eval/bits_per_byte" too.
+  `bytes_per_token` is given, is told as "eval/bits_per_byte" too; `answers` (Answers) takes what is predicted, and
+  a task's metrics stand beside its loss.
   """
-  row, every = {}, []
+  totals = {}
   for name, batches in sources.items():
-    totals = None
-    for _, batch in batches:
-      sums = jax.device_get(eval_step(params, place(batch)))
-      sums = jax.tree.map(np.float64, sums)
-      totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
-    if totals is None:
-      continue
-    every.append(totals)
-    if len(sources) > 1:
-      row |= {f"eval/{name}/{key}": float(value) for key, value in ratios(totals).items()}
-  if not every:
+    for number, batch in batches:
+      sums, predicted = jax.device_get(step(params, place(batch), resting or {}))
+      totals[name] = added(totals.get(name), sums)
+      if predicted:
+        answers.add(name, number, predicted)
+  return row_of(totals, bytes_per_token, answers)
+
+
+def added(total, sums):
+  """Two batches' sums, or one's, in float64."""
+  sums = jax.tree.map(np.float64, sums)
+  return sums if total is None else jax.tree.map(np.add, total, sums)
+
+
+def row_of(totals: dict, bytes_per_token: float | None, answers=None) -> dict:
+  """What `evaluate` gives, of each source's sums."""
+  if not totals:
     return {}
-  row = {f"eval/{key}": float(value) for key, value in ratios(jax.tree.map(lambda *x: sum(x), *every)).items()} | row
+  row = {}
+  for name, sums in totals.items() if len(totals) > 1 else ():
+    own = ratios(sums) | (answers.worth(name) if answers else {})
+    row |= {f"eval/{name}/{key}": float(value) for key, value in own.items()}
+  own = ratios(jax.tree.map(lambda *x: sum(x), *totals.values())) | (answers.worth() if answers else {})
+  row = {f"eval/{key}": float(value) for key, value in own.items()} | row
   if bytes_per_token is None:
     return row
   return row | {"eval/bits_per_byte": row["eval/loss"] / math.log(2) / bytes_per_token}
+
+
+class Answers:
+  """What a model predicts of the rows of `sources`, {name: Batches}, and what the objective answers by it."""
+
+  def __init__(self, sources: dict):
+    self.sources, self.predicted = sources, {name: [] for name in sources}
+
+  def __bool__(self):
+    return any(self.predicted.values())
+
+  def add(self, name: str, number: int, predicted: dict):
+    """Of batch `number`, {name: array [B, ...]}; the rows that only fill it are left out."""
+    batches = self.sources[name]
+    rows = min(batches.batch_size, batches.examples - number * batches.batch_size)
+    self.predicted[name] += [{key: x[row] for key, x in predicted.items()} for row in range(rows)]
+
+  def of(self, name: str) -> list[dict]:
+    batches, rows = self.sources[name], self.predicted[name]
+    if not rows:
+      return []
+    prepared = batches.prepared
+    records = records_of(batches, len(rows))
+    real = [number for number, record in enumerate(records) if holds(record)]
+    predicted = {key: [rows[number][key] for number in real] for key in rows[0]}
+    return prepared.objective.answers([records[number] for number in real], predicted, prepared.tokenizer)
+
+  def worth(self, *names: str) -> dict[str, float]:
+    """The metrics of the answers of all sources, or of those that are named."""
+    answers = [one for name in names or self.sources for one in self.of(name)]
+    objective = next(iter(self.sources.values())).prepared.objective
+    return {name: one.value for name, one in tasks.metrics(objective, answers).items()}
+
+
+def records_of(batches, count: int | None = None) -> list[dict]:
+  """The first `count` of the split, or all."""
+  split = batches.prepared.splits[batches.split][batches.source]
+  return split.read(list(range(split.examples if count is None else count)))
+
+
+def holds(record: dict) -> bool:
+  """Whether the record has anything: one that data.on_corrupt=skip leaves out has not."""
+  return any(map(len, record.values()))
+
+
+def shown(batches, answers: list[dict]) -> list[dict]:
+  """The answers to the whole split, each with the `example` that it is of, a number of the split from 0, its `text`,
+  cut at 500 characters, and its `length` in tokens. Of several windows of a text the first is meant."""
+  objective, tokenizer = batches.prepared.objective, batches.prepared.tokenizer
+  records, found = records_of(batches), []
+  for number, answer in zip(numbers(records, answers), answers, strict=True):
+    record = records[number]
+    if objective.generates:
+      parts = [objective.prompt(record, batches.vocabulary, batches.prepared.config.sequence_length)]
+    else:
+      parts = [record[name] for name in objective.shows if name in record]
+    text = "\n".join(tokenizer.decode(part.tolist()) for part in parts)
+    found.append(dict(example=number, **answer, text=text[:TEXT], length=sum(map(len, parts))))
+  return found
+
+
+def numbers(records: list[dict], answers: list[dict]) -> list[int]:
+  """Of which record each answer is: it has one, or a record's id, and then is of the first with that id."""
+  real = [number for number, record in enumerate(records) if holds(record)]
+  if not answers or "id" not in answers[0]:
+    return real
+  first = {text_of_bits(records[number]["id"]): number for number in reversed(real)}
+  return [first[answer["id"]] for answer in answers]
+
+
+def generated(model, params, batches, size: int, **options) -> list[dict]:
+  """The objective's answers to the whole split, by what the model generates; `size` rows at a time."""
+  from fmjax import decode
+
+  prepared, end = batches.prepared, batches.prepared.tokenizer.end
+  objective, length = prepared.objective, prepared.config.sequence_length
+  records = [record for record in records_of(batches) if holds(record)]
+  prompts = [objective.prompt(record, batches.vocabulary, length).tolist() for record in records]
+  pad, source = batches.vocabulary.special.get("pad", end), model.config.kind == "encoder_decoder"
+  usual = dict(max_new_tokens=length, eos_token_id=end, pad_token_id=pad)
+  options = (usual | dict(decoder_start_token_id=pad) if source else usual) | options
+  told = [[] for _ in prompts]
+  order = np.argsort([len(prompt) for prompt in prompts], kind="stable")  # little of a batch is padding
+  params = model.for_decoding(params)
+  for start in range(0, len(order), size):
+    chosen = order[start : start + size]
+    rows = [prompts[row] for row in chosen]
+    new = decode.generate(model, params, rows, tokenizer=prepared.tokenizer, **options)
+    skip = 1 if source else max(map(len, rows))
+    for row, tokens in zip(chosen, new):
+      told[row] = np.asarray(tokens[skip:])
+  return objective.answers(records, dict(tokens=told), prepared.tokenizer)

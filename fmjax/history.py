@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -26,6 +27,22 @@ class Run:
   events: list[dict]
   samples: list[dict]
   incidents: list[pathlib.Path]
+  predictions: list[pathlib.Path]
+
+  @functools.cached_property
+  def whole(self):
+    """The Config; None where it is not one of this version of fmjax."""
+    from fmjax.config import from_config_dict
+
+    try:
+      return from_config_dict(self.config)
+    except FmjaxError:
+      return None
+
+  @property
+  def objective(self):
+    """What the run trains for, where its config says it."""
+    return self.whole and self.whole.objective
 
   def series(self, name: str) -> list[tuple[int, float]]:
     """(step, value) of each row that has the number `name`, in order of step; values may be nan or inf."""
@@ -90,8 +107,9 @@ def load(path) -> Run:
   except OSError as error:
     raise FmjaxError("PERMISSION", "a run's file cannot be read", where=error.filename, got=error.strerror) from error
   incidents = sorted(one for one in path.glob("incidents/*") if one.is_dir())
+  predictions = sorted(one for one in path.glob("predictions/*.jsonl") if one.is_file())
   config, environment = json_file(path / "config.json"), json_file(path / "environment.json")
-  return Run(path, path.resolve().name, config, environment, rows, events, samples, incidents)
+  return Run(path, path.resolve().name, config, environment, rows, events, samples, incidents, predictions)
 
 
 def alive(start: dict) -> bool | None:

@@ -278,19 +278,21 @@ class Progress:
       self.live.stop()
 
 
-def parameter_table(rows, stream=None):
-  """Prints, before anything compiles, what the parameters are and where they rest.
+def parameter_table(rows, resting=(), stream=None):
+  """Prints, before anything compiles, what the parameters that train are and where they lie.
 
-  `rows` are (path, shape, dtype, sharding, bytes per device, count); `stream` is stderr where it is not given.
+  `rows` are (path, shape, dtype, sharding, bytes per device, count), and so are those of the parameters that are
+  `resting`, of which a line gives the sums; `stream` is stderr where it is not given.
   """
   from rich import box
   from rich.console import Console
   from rich.table import Table
 
   stream = stream or sys.stderr
+  sums = [(name, "", "", "", size(sum(row[4] for row in of)), f"{sum(row[5] for row in of):,}")
+          for name, of in (("total", rows), ("at rest", resting)) if of]  # fmt: skip
   rows = [(path, "x".join(map(str, shape)) or "scalar", dtype, sharding, size(held), f"{count:,}")
-          for path, shape, dtype, sharding, held, count in rows] + [()] + [
-         ("total", "", "", "", size(sum(row[4] for row in rows)), f"{sum(row[5] for row in rows):,}")]  # fmt: skip
+          for path, shape, dtype, sharding, held, count in rows] + [()] + sums  # fmt: skip
   terminal = stream.isatty()
   table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold", padding=(0, 1))
   for name, justify in zip(("parameter", "shape", "dtype", "sharding", "bytes/device", "count"), "llllrr"):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from fmjax.laws import Branch, at_least, fraction
+from fmjax.leaves import by_path
 from fmjax.sharding import FLOWING, STORED, Declaration, einsum, flow
 
 
@@ -29,10 +30,15 @@ class OptimizerConfig(Branch):
   end_fraction: float = 0.1  # of the peak, at the end of linear, cosine and wsd
   weight_decay: float = 0.0  # decoupled, times the learning rate; of matrices and embeddings only
   clip_norm: float | None = 1.0
+  start_decay: float = 0.0  # decoupled too, towards where the run started (Li et al. 2018, arXiv:1802.01483)
+  layer_decay: float | None = None  # of the learning rate, each layer down (Howard and Ruder 2018, arXiv:1801.06146)
+  unfreeze_every: int | None = None  # updates until the next layer down trains too (section 3.3 there)
 
   def laws(self):
-    yield from at_least(self, 0, "learning_rate", "warmup_steps", "weight_decay")
-    yield from at_least(self, 1, "decay_steps")
+    yield from at_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "start_decay")
+    yield from at_least(self, 1, "decay_steps", "unfreeze_every")
+    if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+      yield "layer_decay", self.layer_decay, "must lie in (0, 1]"
     if self.decay_steps is not None and self.schedule != "wsd":
       yield (
         "decay_steps",
@@ -172,9 +178,7 @@ def make(config: OptimizerConfig, declarations: dict[str, Declaration]) -> optax
   global norm first; weight decay is added last, to matrices and embeddings.
   """
   clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-  decay = []
-  if config.weight_decay:
-    decay = [optax.add_decayed_weights(config.weight_decay, lambda tree: each(is_decayed, declarations, tree))]
+  decay = [decay_to_zero(config.weight_decay, declarations)]
   match config:
     case AdamW():
       rule = [optax.scale_by_adam(config.b1, config.b2, config.eps), *decay]
@@ -191,7 +195,58 @@ def make(config: OptimizerConfig, declarations: dict[str, Declaration]) -> optax
       rest += [optax.scale(config.adam_learning_rate)]
       parts = dict(muon=optax.chain(*hidden), adam=optax.chain(*rest))
       rule = [optax.partition(parts, lambda tree: each(muon_or_adam, declarations, tree))]
+  if config.start_decay:
+    rule.append(decay_to_start(config.start_decay))
+  if config.layer_decay is not None or config.unfreeze_every is not None:
+    clip.insert(0, by_depth(1.0, config.unfreeze_every, declarations))  # the norm is of what trains
+    rule.append(by_depth(config.layer_decay or 1.0, config.unfreeze_every, declarations))
   return optax.chain(*clip, *rule)
+
+
+def decay_to_zero(rate: float, declarations: dict[str, Declaration]) -> optax.GradientTransformationExtraArgs:
+  """Adds `rate`, or the number `weight_decay` that an update is given, times each matrix and embedding."""
+
+  def update(updates, state, params, *, weight_decay=rate, **_):
+    def decayed(declared, u, p):
+      return u + weight_decay * p if is_decayed(declared, p) else u
+
+    none = weight_decay is rate and not rate
+    return updates if none else each(decayed, declarations, updates, params), state
+
+  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def decay_to_start(rate: float) -> optax.GradientTransformation:
+  """Adds `rate` times the way from the first parameters, which it keeps, to those of now."""
+
+  def update(updates, start, params):
+    return jax.tree.map(lambda u, p, p0: u + rate * (p - p0), updates, params, start), start
+
+  return optax.GradientTransformation(lambda params: jax.tree.map(jnp.copy, params), update)
+
+
+def by_depth(decay: float, every: int | None, declarations: dict[str, Declaration]) -> optax.GradientTransformation:
+  """Multiplies what is of a layer n below the top by decay^(n + 1), of embeddings by decay^(L + 1), of heads by 1.
+
+  With `every` the layer n has 0 before update (n + 1) * every, and embeddings before (L + 1) * every.
+  """
+
+  def scaled(path, u, count, layers):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    own = name.removeprefix("encoder/")
+    if own.startswith("blocks/") and declarations[name].letters.startswith("L"):
+      below = layers - jnp.arange(layers).reshape(-1, *(1 for _ in u.shape[1:]))
+    else:
+      below = layers + 1 if own.split("/")[0] in ("embed", "relative") else layers if own.startswith("blocks/") else 0
+    scale = jnp.asarray(decay, jnp.float32) ** below
+    return u * (scale if every is None else jnp.where(count >= below * every, scale, 0.0))
+
+  def update(updates, count, params):
+    stacked = [x.shape[0] for path, x in by_path(updates).items() if declarations[path].letters.startswith("L")]
+    layers = max(stacked, default=1)
+    return jax.tree.map_with_path(lambda path, u: scaled(path, u, count, layers), updates), count + 1
+
+  return optax.GradientTransformation(lambda params: jnp.zeros([], jnp.int32), update)
 
 
 def each(function, declarations: dict[str, Declaration], tree, *more):

@@ -23,6 +23,7 @@ HARMLESS = (
   "train.sample_",
   "train.remat",
   "train.profile",
+  "train.stop",
   "train.on_nonfinite",
   "train.max_skips",
   "checkpoint.",
@@ -30,6 +31,8 @@ HARMLESS = (
   "data.workers",
   "data.cache",
   "data.on_corrupt",
+  "init_from",  # a path; what is there is compared by its fingerprint
+  "distillation.teacher",  # as init_from, where a run has one
 )
 # What may change too, but alters the batches from the step on at which the run goes on.
 EDITS = ("data.mixture", "data.temperature")  # fmt: skip

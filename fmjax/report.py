@@ -6,8 +6,7 @@ import os
 import pathlib
 import statistics
 
-from fmjax import history
-from fmjax.charts import Curve, chart, smooth
+from fmjax import history, report_curves, report_groups, report_tasks
 from fmjax.config import from_config_dict, to_dict
 from fmjax.errors import FmjaxError
 from fmjax.metrics import compact, disk, duration
@@ -15,7 +14,6 @@ from fmjax.recipe import flatten
 from fmjax.workdir import write_bytes
 
 EVENTS_SHOWN = 200
-SMOOTH_FROM = 20  # rows from which a smoothed curve says more than the rows
 INCIDENT_TEXT = 2000
 
 
@@ -45,14 +43,29 @@ def render(runs, folder: pathlib.Path) -> str:
   loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
   environment = jinja2.Environment(autoescape=True, loader=loader, undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-  views = [view(run, color, folder) for color, run in enumerate(runs)]
+  groups = report_groups.grouped(runs)
+  colors = {id(run): group.color for group in groups for run in group.runs}
+  levels = {f"{name} {value:.2f}": value for name, value in baselines(runs[0]).items()}
+  views = [view(run, colors[id(run)], folder, len(runs) == 1) for run in runs]
   return environment.get_template("report.html.jinja").render(
-    runs=views, charts=charts(runs), bars=bars(runs), differing=differing(runs), buckets=history.BUCKETS
-  )
+    runs=views, charts=report_curves.charts(groups, levels),
+    bars=bars(runs, colors), differing=differing(runs), buckets=history.BUCKETS, together=together(groups),
+    units=sorted({report_tasks.unit(run.objective) for run in runs}),
+  )  # fmt: skip
 
 
-def view(run, color: int, folder: pathlib.Path) -> dict:
-  """What the page says about one run, in words and numbers that are ready to show."""
+def together(groups) -> dict | None:
+  """What the page says of several runs at once; `seeds`: whether some differ in nothing else."""
+  if sum(len(group.runs) for group in groups) == 1:
+    return None
+  return dict(
+    seeds=any(len(group.runs) > 1 for group in groups), groups=groups, overview=report_groups.overview(groups),
+    picture=report_groups.against_parameters(groups), answers=report_groups.side_by_side(groups),
+  )  # fmt: skip
+
+
+def view(run, color: int, folder: pathlib.Path, alone: bool) -> dict:
+  """What the page says about one run, in words and numbers that are ready to show; `alone` its answers too."""
   word, tone = history.status(run)
   seconds = history.spent(run)
   percent = history.shares(seconds)
@@ -63,10 +76,11 @@ def view(run, color: int, folder: pathlib.Path) -> dict:
   environment = run.environment
   starts = run.named("start")
   command = environment.get("command") or (starts[0].get("command") if starts else None) or ""
+  answers = report_tasks.views(run) if alone else []
   said, whole = differences_from_defaults(run.config), flatten(run.config)
   return dict(
-    name=run.name, color=color, status=word, tone=tone,
-    verdict=verdict(run, word, seconds), tiles=tiles(run, seconds),
+    name=run.name, color=color, status=word, tone=tone, answers=answers,
+    verdict=verdict(run, word, seconds), tiles=tiles(run, seconds, answers),
     started=str(run.events[0].get("wall", ""))[:16].replace("T", " ") if run.events else "",
     split=split, wall=duration(sum(seconds.values())),
     command=command if isinstance(command, str) else " ".join(map(str, command)),
@@ -107,7 +121,10 @@ def verdict(run, word: str, seconds: dict) -> str:
   text = f"{word[:1].upper()}{word[1:]} after {run.steps:,}{of} steps and {duration(sum(seconds.values()))}{on}."
   loss, bits = run.last("eval/loss"), run.last("eval/bits_per_byte")
   if loss is not None:
-    text += f" Evaluation loss {loss:.4f} nats per token"
+    text += f" Evaluation loss {loss:.4f} {report_tasks.unit(run.objective)}"
+    metric = report_tasks.first_metric(run)
+    if metric and (value := run.last(f"eval/{metric}")) is not None:
+      text += f", {report_tasks.title(metric)} {report_tasks.number(metric, value)}"
     if bits is not None:
       text += f", {bits:.3f} bits per byte"
       beaten = [f"{abs(1 - bits / other):.0%} {'below' if bits < other else 'above'} {name}'s {other:.3f}"
@@ -115,7 +132,7 @@ def verdict(run, word: str, seconds: dict) -> str:
       text += ": " + " and ".join(beaten) if beaten else ""
     text += "."
   elif run.last("train/loss") is not None:
-    text += f" Training loss {run.last('train/loss'):.4f} nats per token; not evaluated."
+    text += f" Training loss {run.last('train/loss'):.4f} {report_tasks.unit(run.objective)}; not evaluated."
   elif not run.rows:
     text += " No step has been logged yet."
   if broken := sum(not math.isfinite(value) for _, value in run.series("train/loss")):
@@ -123,7 +140,7 @@ def verdict(run, word: str, seconds: dict) -> str:
   return text
 
 
-def tiles(run, seconds: dict) -> list[dict]:
+def tiles(run, seconds: dict, answers: list[dict]) -> list[dict]:
   """The headline's numbers: label, value, unit, and a remark below."""
   evals = [value for _, value in run.series("eval/loss") if math.isfinite(value)]
   bits, rate, mfu = run.last("eval/bits_per_byte"), throughput(run), run.last("mfu")
@@ -132,74 +149,40 @@ def tiles(run, seconds: dict) -> list[dict]:
   remark = (
     f"best {min(evals):.4f}" if evals and min(evals) < evals[-1] else "best of the run" if len(evals) > 1 else ""
   )
+  second = ("bits per byte", f"{bits:.3f}" if bits is not None else "–", "",
+            " · ".join(f"{name} {value:.2f}" for name, value in baselines(run).items()))  # fmt: skip
+  seen = ("tokens seen", compact(run.tokens) if run.tokens else "–", "", f"{run.steps:,} steps")
+  if metric := report_tasks.first_metric(run):
+    second = (report_tasks.title(metric), *best(run, metric, answers))
+    examples = run.steps * (run.config_value("train", "batch_size") or 0)
+    seen = ("examples seen", compact(examples) if examples else "–", "", f"{run.steps:,} steps")
+  trained = " trained" if run.config_value("adapt", "name") not in (None, "full") else ""
+  per = {"nats per token": "nats/token", "squared error": ""}.get(report_tasks.unit(run.objective), "nats")
   found = [
-    ("eval loss", f"{evals[-1]:.4f}" if evals else "–", "nats/token" if evals else "", remark),
-    ("bits per byte", f"{bits:.3f}" if bits is not None else "–", "",
-     " · ".join(f"{name} {value:.2f}" for name, value in baselines(run).items())),
-    ("tokens seen", compact(run.tokens) if run.tokens else "–", "", f"{run.steps:,} steps"),
+    ("eval loss", f"{evals[-1]:.4f}" if evals else "–", per if evals else "", remark),
+    second, seen,
     ("throughput", compact(rate) if rate else "–", "tokens/s" if rate else "", f"MFU {mfu:.1%}" if mfu else ""),
     ("wall time", duration(sum(seconds.values())), "",
      (f"{attempts} attempts" if attempts != 1 else "1 attempt") + (f", {duration(lost)} lost" if lost else "")),
-    ("parameters", compact(parameters) if parameters else "–", "", devices(run.environment)),
+    (f"parameters{trained}", compact(parameters) if parameters else "–", "", devices(run.environment)),
   ]  # fmt: skip
   return [dict(label=label, value=value, unit=unit, remark=remark) for label, value, unit, remark in found]
 
 
-def charts(runs) -> list:
-  """The page's charts, largest first; those without a number are left out."""
-  several = len(runs) > 1
-
-  def curves(metric, what, smoothed=False, kind="line"):
-    found = []
-    for color, run in enumerate(runs):
-      points, label = run.series(metric), f"{run.name} · {what}" if several else what
-      if smoothed and len(points) >= SMOOTH_FROM:
-        found.append(Curve(label, color, points, "thin", hover=not several))
-        found.append(Curve(f"{label}, smoothed", color, smooth(points)))
-      else:
-        found.append(Curve(label, color, points, kind))
-    return found
-
-  sets = sorted({name for run in runs for row in run.rows for name in row
-                 if name.startswith("eval/") and name.endswith("/loss")})  # fmt: skip
-  losses = curves("train/loss", "train", True) + curves("eval/loss", "eval", kind="dots")
-  for name in sets:
-    losses += curves(name, name.removesuffix("/loss"), kind="dots")
-  levels = {f"{name} {value:.2f}": value for name, value in baselines(runs[0]).items()}
-  bits = [*curves("eval/bits_per_byte", "eval"), *hidden(curves("eval/bits_per_byte", "eval", kind="dots"))]
-  bits = bits if any(len(curve.points) > 1 for curve in bits) else []  # one evaluation is told by the bars
-  note = "thin: each logged step · thick: smoothed · dots: evaluations"
-  if not any(curve.kind == "thin" for curve in losses):
-    note = "line: logged steps · dots: evaluations"
-  made = [
-    chart("Loss", "nats per token", losses, "{:.4f}".format, note=note),
-    chart("Bits per byte", "evaluation", bits, "{:.3f}".format,
-          references=levels, from_zero=True),
-    chart("Throughput", "tokens per second", curves("tokens_per_second", "tokens/s", True), compact, from_zero=True),
-    chart("Learning rate", "", curves("train/learning_rate", "rate"), "{:.3g}".format, from_zero=True),
-    chart("Gradient norm", "before clipping", curves("train/grad_norm", "norm", True), "{:.3g}".format, True),
-    chart("Model flops utilisation", "percent of the chips' peak", percent(curves("mfu", "MFU", True)),
-          "{:.1f} %".format, from_zero=True),
-  ]  # fmt: skip
-  return [one for one in made if one]
+def best(run, metric: str, answers: list[dict]) -> tuple[str, str, str]:
+  """(the last value, its unit, a remark) of a metric; of the answers where no evaluation of the run has it."""
+  values = [value for _, value in run.series(f"eval/{metric}") if math.isfinite(value)]
+  if not values:
+    told = next((file for file in answers if not file["trouble"]), None)
+    return (told["scores"][0]["value"], "", f"fmjax eval, step {told['step']:,}") if told else ("–", "", "")
+  top = min(values) if metric == "mse" else max(values)
+  remark = "best of the run" if top == values[-1] else f"best {report_tasks.number(metric, top)}"
+  return report_tasks.number(metric, values[-1]), "", remark if len(values) > 1 else ""
 
 
-def percent(curves):
-  for curve in curves:
-    curve.points = [(step, 100 * value) for step, value in curve.points]
-  return curves
-
-
-def hidden(curves):
-  """The same curves to be drawn only: another of theirs answers the pointer."""
-  for curve in curves:
-    curve.hover = False
-  return curves
-
-
-def bars(runs) -> list[dict]:
+def bars(runs, colors: dict) -> list[dict]:
   """Bits per byte of the runs beside the baselines of the first, the best first, as shares of the widest."""
-  found = [(run.name, run.last("eval/bits_per_byte"), color) for color, run in enumerate(runs)]
+  found = [(run.name, run.last("eval/bits_per_byte"), colors[id(run)]) for run in runs]
   found = [one for one in found if one[1] is not None]
   known = [(name, value, None) for name, value in baselines(runs[0]).items()]
   if not found or not known:

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from fmjax import data, metrics, recipe, workdir
+from fmjax import data, metrics, recipe, spec, workdir
 from fmjax.config import Config, from_config_dict
 from fmjax.data.mixture import Mixture, same_until
 from fmjax.errors import FmjaxError
@@ -22,7 +22,8 @@ def settle(home: pathlib.Path, given: Config | None):
   saved = from_config_dict(workdir.read_json(path), str(path))
   if given is None:
     return saved, [], None
-  if given.model.V is None:
+  grew = saved.init_from is not None and given.model.V is not None and given.model.padded_V == saved.model.padded_V
+  if given.model.V is None or grew:  # by the special tokens of its own objective
     given = dataclasses.replace(given, model=dataclasses.replace(given.model, V=saved.model.V))
   changes = recipe.differences(saved, given)
   if refused := [change for change in changes if not recipe.allowed(change[0])]:
@@ -83,7 +84,7 @@ def check_tokenizer(home: pathlib.Path, prepared):
     )  # fmt: skip
 
 
-def restore(saves, like, prepared, home, writer, clock):
+def restore(saves, like, prepared, begun, home, writer, clock):
   """The newest good state, with the rows past it cut off, or None at the start of a run."""
   with clock("checkpoint"):
     found = saves.restore(like)
@@ -93,6 +94,7 @@ def restore(saves, like, prepared, home, writer, clock):
   else:
     state, manifest = found
     data.check_fingerprint(manifest["data_fingerprint"], prepared)
+    spec.check_base(home, manifest, begun)
     step = int(state["step"])
     lost = metrics.cut(home, step)
   if found or lost["rows"]:

@@ -84,8 +84,11 @@ def take(table, ids, name: str, letters: str):
 
 
 def dropout(x, letters: str, rate: float, key):
-  """Zeroes a share `rate` of `x` and scales the rest (Srivastava et al. 2014); the mask is born where `x` lives."""
-  if not rate or key is None:
+  """Zeroes a share `rate` of `x` and scales the rest (Srivastava et al. 2014); the mask is born where `x` lives.
+
+  `rate` is a number, or a traced one.
+  """
+  if key is None or (not isinstance(rate, jax.Array) and not rate):
     return x
   keep = jax.random.bernoulli(key, 1 - rate, x.shape, out_sharding=flowing(letters, x.shape))
   return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))

@@ -1,10 +1,7 @@
 """A training run, from its folder to its last row: the only file with time, IO, logging and jit of the step."""
 
 import contextlib
-import dataclasses
-import functools
 import itertools
-import math
 import os
 import pathlib
 import platform
@@ -14,13 +11,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax import checkpoint, chips, data, decode, environment, metrics, optim, resume, sharding, workdir
+from fmjax import checkpoint, chips, decode, environment, metrics, optim, resume, sharding, spec, workdir
+from fmjax.adapt import joined
+from fmjax.assembly import (
+  Updates,
+  at_start,
+  batch_shapes,
+  beginning,
+  eval_batches,
+  make_batches,
+  sized,
+  steps_of,
+)  # fmt: skip
 from fmjax.config import Config, to_dict
 from fmjax.errors import FmjaxError
-from fmjax.evaluate import evaluate
+from fmjax.evaluate import Answers, evaluate, step_of
+from fmjax.laws import nearest
 from fmjax.models.flops import train_flops
 from fmjax.signals import Signals
-from fmjax.step import abstract_state, eval_step, init_state, place, train_step
+from fmjax.step import abstract, judged, place
+from fmjax.stopping import Stopping
+from fmjax.teacher import taught
 
 
 def run(path, given: Config | None = None, *, argv=(), started: float | None = None) -> dict:
@@ -56,128 +67,59 @@ def train(config: Config, before: Config | None, home: pathlib.Path, writer, clo
   sharding.check_divides(config, mesh)
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     model = config.objective.model(config.model, jnp.dtype(config.train.dtype), config.train.remat)
-    tx = optim.make(config.optimizer, model.declarations())
-    like = abstract_state(model=model, tx=tx)
-    metrics.parameter_table(list(environment.parameter_rows(like["params"])))
+    model, objective, begun = taught(config, model, spec.start(config, model, prepared.tokenizer), prepared.tokenizer)
+    tx, make = beginning(config, model, begun)
+    like, resting = abstract(make)
+    metrics.parameter_table(*(list(environment.parameter_rows(tree)) for tree in (like["params"], resting)))
 
     saves = checkpoint.Checkpoints(
       home / "checkpoints", config.checkpoint.keep, lambda name, **f: writer.event(name, clock=clock.totals(), **f)
     )
     closing.callback(saves.close)
-    state = resume.restore(saves, like, prepared, home, writer, clock)
+    state = resume.restore(saves, like, prepared, begun, home, writer, clock)
     config, prepared = resume.edit(config, before, prepared, state, writer)
     batches = make_batches(prepared, config, "train")
     total = steps_of(config, batches)
     learning_rate = optim.schedule(config.optimizer, total)
     environment.write(home, config, prepared, mesh, like, argv)
     with clock("compile"):
-      if state is None:
-        state = jax.jit(functools.partial(init_state, model=model, tx=tx))(jax.random.key(config.seed))
-      update = compiled(config, model, tx, like)
+      update = Updates(config, model, objective, tx, like, resting, batches.lengths)
+      state, resting = at_start(config, model, prepared, state, resting, make)
     writer.event("compile", seconds=clock.totals()["compile"])
 
-    facts = environment.facts(config, prepared)
+    facts = environment.facts(config, prepared, base=begun.fingerprint, teacher=begun.teacher)
     step = start = int(state["step"])
-    log = Log(config, model, total, writer, clock, batches, home)
+    log = Log(config, model, total, writer, clock, batches, home, metrics.Progress())
     closing.callback(log.progress.close)
-    check = Evaluation(config, model, prepared, writer, clock, home)
+    check = Evaluation(config, model, resting, prepared, writer, clock, home)
+    saves.best = check.stopping.best
     trace = closing.enter_context(contextlib.closing(Trace(config, home, writer)))
     ahead = closing.enter_context(contextlib.closing(batches.from_(start)))
     clock.base("step")
     signals.gentle = True
     while not signals.asked:
-      if check.is_due(step, total):
-        check(step, state["params"], log, signals)
-      if step >= total:
+      if check.is_due(step, total) and check(step, judged(state), log, signals):
+        log.save(saves, state, facts, best=True)
+      if step >= total or check.stopping.over:
         break
       with clock("data wait"):
         number, batch = next(ahead)
       trace(step, log)
       with jax.transfer_guard("disallow"):
         knobs = place(dict(learning_rate=np.float32(learning_rate(step))))
-        state, numbers = update(state, place(batch), knobs)
-      log(step, learning_rate(step), numbers)
+        state, numbers = update(state, place(batch), knobs, resting)
+      log(step, learning_rate(step), numbers, batch)
       step = number + 1
       if step == total or (config.checkpoint.every and step % config.checkpoint.every == 0):
         log.save(saves, state, facts)
-    if step > start and log.saved != step:
+    if step and log.saved != step and step not in saves.steps():
       log.save(saves, state, facts, blocking=True)
     with clock("checkpoint"):
       saves.wait()
-    if check.is_due(total, total):  # a signal came first
+    if check.is_due(total, total) and not check.stopping.over:  # a signal came first
       raise stopped(step, saves)
     writer.event("end", step=step, status="done", clock=clock.totals())
-    return check.last
-
-
-# --- before the first step
-
-
-def sized(config: Config, prepared) -> Config:
-  """The config with the vocabulary of the data's tokenizer."""
-  size = prepared.tokenizer.vocab_size
-  if config.model.V is not None and config.model.V < size:
-    raise FmjaxError(
-      "CONFIG", "the model's vocabulary is smaller than the tokenizer's", where="model.V", got=config.model.V,
-      expected=f"at least {size}", fix="leave model.V out: it is then the tokenizer's",
-    )  # fmt: skip
-  return dataclasses.replace(config, model=dataclasses.replace(config.model, V=config.model.V or size))
-
-
-def steps_of(config: Config, batches) -> int:
-  """The number of updates that the config asks for and the data has."""
-  train = config.train
-  total = train.steps or min(math.ceil(train.epochs * batches.examples / train.batch_size), batches.end)
-  if total > batches.end:
-    raise FmjaxError("CONFIG", "the mixture gives no more examples before the run ends", where="data.mixture",
-                     expected=f"{total} steps", got=f"{batches.end} until each source has given its epochs",
-                     fix=f"set train.steps={batches.end}, or leave a source without epochs")  # fmt: skip
-  return total
-
-
-def make_batches(prepared, config: Config, split: str, source: int = 0):
-  rows = config.train.batch_size // jax.process_count()
-  first = rows * jax.process_index()
-  return data.Batches(
-    prepared, split, config.train.batch_size, config.seed, slice(first, first + rows),
-    config.data.workers if split == "train" else 0, source=source,
-  )  # fmt: skip
-
-
-def eval_batches(prepared, config: Config) -> dict:
-  """Name -> batches of each source that has an eval split."""
-  every = enumerate(prepared.names)
-  found = {name: make_batches(prepared, config, "eval", source) for source, name in every}
-  return {name: batches for name, batches in found.items() if batches.end}
-
-
-def batch_shapes(config: Config) -> dict:
-  data = config.data
-  return config.objective.batch_shapes(config.train.batch_size, data.sequence_length, packed=data.packed)
-
-
-def flowing(shapes: dict) -> dict:
-  """A batch's shapes with their shardings, for compiling before there is a batch."""
-  mesh = jax.sharding.get_mesh()
-
-  def placed(x):
-    where = jax.NamedSharding(mesh, sharding.flowing("BT"[: len(x.shape)], x.shape))
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
-  return {name: placed(x) for name, x in shapes.items()}
-
-
-def compiled(config: Config, model, tx, like):
-  """The training step, compiled before there is a batch; it takes over the state that it is given."""
-  update = functools.partial(
-    train_step, model=model, objective=config.objective, tx=tx, accumulate=config.train.accumulate, seed=config.seed
-  )
-  shapes = batch_shapes(config)
-  knobs = flowing(dict(learning_rate=jax.ShapeDtypeStruct((), jnp.float32)))
-  return jax.jit(update, donate_argnums=0).lower(like, flowing(shapes), knobs).compile()
-
-
-# --- while it runs
+    return check.last | dict(metric=next(iter(config.objective.judged_by), None))
 
 
 def stopped(step: int, saves) -> FmjaxError:
@@ -208,31 +150,34 @@ class Trace:
       self.writer.event("profile", path="profile", first=self.first, last=self.last)
 
 
+READ = ("tokens", "source_tokens")  # what of a batch goes through a stack
+
+
 class Log:
   """Publishes an update's numbers while the next one runs, so that the device never waits for the log."""
 
-  def __init__(self, config: Config, model, total, writer, clock, batches, home):
+  def __init__(self, config: Config, model, total, writer, clock, batches, home, progress):
     self.config, self.total, self.writer, self.clock = config, total, writer, clock
-    self.batches, self.home = batches, home
-    self.progress = metrics.Progress()
+    self.batches, self.home, self.progress = batches, home, progress
     self.pending, self.saved, self.skips = None, None, 0
     self.mark = (None, None)  # (step, totals of the clock) at the last row
     mesh = jax.sharding.get_mesh()
     peak = chips.peak_flops(mesh.devices.flat[0])
-    shapes = batch_shapes(config)
-    length, source = (shapes[name].shape[1] if name in shapes else 0 for name in ("tokens", "source_tokens"))
-    self.tokens = config.train.batch_size * (length + source)
+    self.tokens = 0  # since the last row
+    shapes = batch_shapes(config, config.data.sequence_length)
+    length, source = (shapes[name].shape[1] if name in shapes else 0 for name in READ)
     share = length / (length + source)  # train_flops counts by the decoder's tokens
     self.flops = {} if peak is None else {
       name: share * train_flops(model.config, length, causal=causal, source_length=source) / peak / mesh.devices.size
       for name, causal in (("mfu", True), ("mfu_full", False))
     }  # fmt: skip
 
-  def __call__(self, number: int, learning_rate: float, numbers: dict):
+  def __call__(self, number: int, learning_rate: float, numbers: dict, batch: dict):
     """Takes the numbers of batch `number`, still on their way, and publishes those of the batch before."""
     if self.mark[0] is None:
       self.mark = (number, self.clock.totals())
     self.flush()
+    self.tokens += jax.process_count() * sum(batch[name].size for name in READ if name in batch)
     self.pending = (number, learning_rate, numbers)
 
   def flush(self):
@@ -249,9 +194,14 @@ class Log:
     if step % self.config.train.log_every == 0 or step == self.total or step == 1:
       self.publish(step, learning_rate, numbers)
 
-  def save(self, saves, state, facts: dict, blocking: bool = False):
-    """Starts a save of `state`, with the row of its step already written: what is restored has all its rows."""
+  def save(self, saves, state, facts: dict, blocking: bool = False, best: bool = False):
+    """Starts a save of `state`, with the row of its step already written: what is restored has all its rows.
+
+    The `best` one so far is kept until a better one comes.
+    """
     self.flush()
+    if best:
+      saves.best = int(state["step"])
     with self.clock("checkpoint"):
       saves.save(state, facts, blocking)
     self.saved = int(state["step"])
@@ -261,15 +211,15 @@ class Log:
     now = self.clock.totals()
     spent = {name: now[name] - before[name] for name in ("step", "data wait")}
     seconds = max(sum(spent.values()), 1e-9)
-    speed = (step - last) * self.tokens / seconds
+    speed = self.tokens / seconds
     wait = spent["data wait"] / seconds
-    self.mark = (step, now)
+    self.mark, self.tokens = (step, now), 0
     del numbers["weight"]
     shares = {name: speed * flops for name, flops in self.flops.items()}
     row = {f"train/{name}": value for name, value in numbers.items()}
     row |= {"train/learning_rate": learning_rate, "tokens_per_second": speed, "data_wait": wait, **shares}
     self.writer.row(step, row)
-    eta = (self.total - step) * self.tokens / max(speed, 1e-9)
+    eta = (self.total - step) * seconds / max(step - last, 1)
     self.progress.update(
       step, self.total, numbers["loss"], learning_rate, speed, shares.get("mfu"), wait, self.saved, eta
     )
@@ -298,30 +248,46 @@ class Log:
 class Evaluation:
   """The eval split's numbers and a sample, once for each step that is due."""
 
-  def __init__(self, config: Config, model, prepared, writer, clock, home):
+  def __init__(self, config: Config, model, resting, prepared, writer, clock, home):
     self.config, self.model, self.prepared, self.writer, self.clock = config, model, prepared, writer, clock
+    self.resting = resting
     self.sources = eval_batches(prepared, config)
-    self.step = jax.jit(functools.partial(eval_step, model=model, objective=config.objective))
+    self.step = step_of(model, config.objective)
     rows = [row for row in metrics.read(home / metrics.ROWS) if "eval/loss" in row]
     self.last = rows[-1] if rows else {}
+    self.stopping = Stopping(*(config.train.stop or (None, 0)), rows)
 
   def is_due(self, step: int, total: int) -> bool:
     every = self.config.train.eval_every
     due = step == total or (every is not None and step % every == 0 and step > 0)
     return due and self.last.get("step") != step
 
-  def __call__(self, step: int, params, log, signals):
+  def __call__(self, step: int, params, log, signals) -> bool:
+    """Whether no step was better, of a run that looks for the best one."""
     log.flush()
     with self.clock("eval"):
       sources = {name: self.some(batches, signals) for name, batches in self.sources.items()}
-      row = evaluate(self.step, params, sources, self.prepared.bytes_per_token)
+      per_token, answers = self.prepared.bytes_per_token, Answers(self.sources)
+      row = evaluate(self.step, params, sources, per_token, self.resting, answers)
       if signals.asked:  # half an evaluation is none; it is done again on resuming
-        return
-      self.writer.row(step, row)
-      self.last = dict(row, step=step)
-      if self.config.train.sample_tokens:
-        self.sample(step, params)
+        return False
+      return self.tell(step, row, params)
+
+  def tell(self, step: int, row: dict, params) -> bool:
+    self.writer.row(step, row)
+    self.last = dict(row, step=step)
+    if self.config.train.sample_tokens:
+      self.sample(step, params)
     self.writer.event("eval", step=step, clock=self.clock.totals())
+    return self.is_best(self.last)
+
+  def is_best(self, row: dict) -> bool:
+    try:
+      return self.stopping.add(row)
+    except KeyError as error:
+      names = sorted(name.removeprefix("eval/") for name in row if name.startswith("eval/"))
+      raise FmjaxError("CONFIG", f"there is no metric {self.stopping.metric!r}", where="train.stop",
+                       fix=nearest(self.stopping.metric, names)) from error  # fmt: skip
 
   def some(self, batches, signals):
     batches = itertools.islice(batches, self.config.train.eval_batches)
@@ -332,7 +298,7 @@ class Evaluation:
     window = self.config.data.sequence_length
     ids = [tokenizer.end, *tokenizer.encode(prompt)][-window:]
     text = decode.stream(
-      self.model, params, [ids], window=window, eos_token_id=tokenizer.end,
+      self.model, joined(self.resting, params), [ids], window=window, eos_token_id=tokenizer.end,
       max_new_tokens=self.config.train.sample_tokens, do_sample=True, temperature=0.8, seed=self.config.seed,
     )  # fmt: skip
     self.last["sample"] = prompt + tokenizer.decode([int(token_B[0]) for token_B in text])

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from fmjax.charts import POINTS, SIDE, Axis, Curve, chart, number, smooth, thin
+from fmjax.charts import POINTS, SIDE, Axis, Cloud, Curve, chart, number, reliability, scatter, smooth, thin
 
 CURVE = [(step, 2 + 5 / step) for step in range(1, 5001)]
 
@@ -87,3 +87,55 @@ def test_no_finite_point_is_no_chart():
 def test_the_linear_view_lets_the_first_fall_out_and_the_log_view_keeps_it():
   linear, log = chart("Loss", "", [Curve("a", 0, CURVE)]).views
   assert linear["y"].high < 3 and log["y"].high > 7
+
+
+def test_a_band_goes_along_its_highs_and_back_along_its_lows():
+  spread = [(step, 1.0 - step / 100, 3.0 + step / 100) for step in range(1, 51)]
+  made = chart(
+    "Loss", "", [Curve("a", 0, [(step, 2.0) for step, _, _ in spread], spread=spread)], form="{:.2f}".format
+  )
+  band, line = made.views[0]["paths"]
+  assert band["kind"] == "band" and line["kind"] == "line" and band["d"].endswith("Z") and band["d"].count("M") == 1
+  points = places(band["d"])
+  across = [x for x, _ in points]
+  assert len(points) == 100 and across[:50] == sorted(across[:50]) and across[50:] == across[49::-1]
+  (middle,) = {y for _, y in places(line["d"])}
+  assert all(y < middle for _, y in points[:50]) and all(y > middle for _, y in points[50:])
+  assert made.hover["curves"][0]["texts"][9] == "2.00 ± 1.10"
+
+
+def test_a_wide_band_leaves_the_curves_room():
+  points = [(step, 2.0 + step / 100) for step in range(1, 51)]
+  made = chart("Loss", "", [Curve("a", 0, points, spread=[(step, value - 90, value + 90) for step, value in points])])
+  y = made.views[0]["y"]
+  assert y.high - y.low < 3 * 0.49 and y.low < 2.01 < 2.5 < y.high
+
+
+def test_the_reliability_of_bins():
+  assert reliability([0.0] * 15, [0.0] * 15, [0.0] * 15, "") is None
+  correct, confidence, examples = [0.0] * 15, [0.0] * 15, [0.0] * 15
+  correct[14], confidence[14], examples[14] = 30.0, 38.0, 40.0
+  correct[9], confidence[9], examples[9] = 9.0, 6.5, 10.0
+  made = reliability(correct, confidence, examples, "R")
+  assert [text for _, _, text, _ in made.labels] == ["10", "40"]
+  bars, over, under, _ = made.paths
+
+  def tops(path):
+    return [float(top) * 1.08 for top in re.findall(r"V([\d.]+)", path["d"])]
+
+  assert tops(bars) == pytest.approx([1080 - 650, 1080 - 750], abs=1)  # the lesser of confidence and share
+  assert tops(over) == pytest.approx([1080 - 950], abs=1) and tops(under) == pytest.approx([1080 - 900], abs=1)
+
+
+def test_a_scatter_has_every_point_and_a_mean_with_its_interval():
+  clouds = [Cloud("a", 0, [(1e3, 0.5), (1e3, 0.7)], (1e3, 0.6, -9.0, 9.0)), Cloud("b", 1, [(1e6, 0.8)])]
+  made = scatter("Accuracy", "", "parameters", clouds, log=True)
+  assert [(path["kind"], path["color"], path["d"].count("M")) for path in made.paths] == [
+    ("faint", 0, 2), ("whisker", 0, 1), ("dots", 0, 1), ("dots", 1, 1)]  # fmt: skip
+  (whisker,) = [path["d"] for path in made.paths if path["kind"] == "whisker"]
+  low, high = re.fullmatch(r"M[\d.]+ ([\d.-]+)V([\d.-]+)", whisker).groups()
+  assert float(low) > SIDE and float(high) < 0  # beyond the picture, which is the points'
+  (a, _, _, _), (b, _, _, _) = made.labels
+  assert a < 50 < b and [text for _, _, text, _ in made.labels] == ["a", "b"]
+  level = scatter("", "", "", [Cloud("", 0, [(0.0, 1.0), (5.0, 4.0)])], diagonal=True)
+  assert level.paths[0]["kind"] == "level"

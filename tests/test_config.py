@@ -9,9 +9,11 @@ import ml_collections
 import pytest
 
 from fmjax import recipe
-from fmjax.config import Component, from_config_dict, to_dict
+from fmjax.config import from_config_dict, to_dict
+from fmjax.corpus import Component
 from fmjax.errors import FmjaxError
 from fmjax.objectives import OBJECTIVES
+from tests.objectives.examples import NEEDED, made
 
 
 def problems(tree):
@@ -231,9 +233,9 @@ def test_a_config_error_starts_no_backend(tmp_path):
   assert "model.D='x'" in done.stderr and not (tmp_path / "w").exists()
 
 
-@pytest.mark.parametrize("name", [name for name, made in OBJECTIVES.items() if made().shortest > 1])
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if made(name).shortest > 1])
 def test_a_sequence_without_room_for_text_is_refused(name):
   """A row of no tokens would be planned without end."""
-  shortest = OBJECTIVES[name]().shortest
-  found = problems(dict(objective=dict(name=name), data=dict(sequence_length=shortest - 1)))
+  shortest = made(name).shortest
+  found = problems(dict(objective=dict(name=name, **NEEDED.get(name, {})), data=dict(sequence_length=shortest - 1)))
   assert f"data.sequence_length={shortest - 1}: leaves no room for text" in str(found)

@@ -1,5 +1,6 @@
 """The guides tell the truth: they can be followed, they show what is printed, and their tables are the code's."""
 
+import csv
 import functools
 import importlib.util
 import json
@@ -8,10 +9,11 @@ import shutil
 
 import pytest
 
+from fmjax.adapt import METHODS
 from fmjax.architecture import TransformerConfig
 from fmjax.arguments import parser
 from fmjax.cleaning import Cleaning
-from fmjax.config import Component, SourceConfig
+from fmjax.corpus import Component, SourceConfig
 from fmjax.data import tokenizers, trainers
 from fmjax.data.special import TEXTS, texts_of
 from fmjax.interop.families import FAMILIES
@@ -19,9 +21,10 @@ from fmjax.models.zoo import PRESETS
 from fmjax.objectives import OBJECTIVES
 from tests import guides
 from tests.guides import DOCS, ROOT
+from tests.objectives.examples import made
 
 GUIDE = guides.read("families")
-LAYOUTS = dict(Windows="window", Sentences="sentences", Documents="pair")
+LAYOUTS = dict(Windows="window", Sentences="sentences", Documents="pair", Examples="record")
 FOLLOWED = ("datasets", "tokenizers", "objectives")
 
 
@@ -77,7 +80,7 @@ def test_links_lead_somewhere():
 
 @pytest.fixture
 def reader(tmp_path):
-  """A folder that holds what the guides name: notes, records, a table, and a published tokenizer."""
+  """A folder that holds what the guides name: notes, records, tables, pairs, and a published tokenizer."""
   notes = (ROOT / "tests" / "scoring" / "text.txt").read_text().split("\n\n")
   (tmp_path / "notes").mkdir()
   for name, note in zip(("dawn", "noon", "far"), notes):
@@ -93,11 +96,19 @@ def reader(tmp_path):
 
     (tmp_path / "table").mkdir()
     parquet.write_table(table(dict(body=texts)), tmp_path / "table" / "0.parquet")
+  (tmp_path / "reviews").mkdir()
+  for name, numbers in (("train", range(24)), ("dev", range(24, 30))):
+    with open(tmp_path / "reviews" / f"{name}.csv", "w", newline="") as file:
+      rows = [(texts[n % len(texts)][: 9 + n], ("poor", "good")[n % 2]) for n in numbers]
+      csv.writer(file).writerows([("review", "stars"), *rows])
+  (tmp_path / "pairs").mkdir()
+  for column, name in enumerate(("en", "de")):
+    (tmp_path / "pairs" / f"train.{name}").write_text("\n".join(" ".join(text.split()[column:]) for text in texts))
   shutil.copytree(ROOT / "tests" / "data" / "golden_tokenizers" / "bert", tmp_path / "bert")
   return tmp_path
 
 
-@pytest.mark.parametrize("page", FOLLOWED)
+@pytest.mark.parametrize("page", [*FOLLOWED, pytest.param("finetuning", marks=pytest.mark.slow)])
 def test_a_guide_can_be_followed_and_shows_what_is_printed(page, reader):
   if page == "datasets":
     pytest.importorskip("pyarrow")
@@ -106,7 +117,7 @@ def test_a_guide_can_be_followed_and_shows_what_is_printed(page, reader):
     assert guides.is_like(said, printed[block]), printed[block]
 
 
-@pytest.mark.parametrize("page", FOLLOWED)
+@pytest.mark.parametrize("page", [*FOLLOWED, "finetuning"])
 def test_no_section_of_a_guide_is_long(page):
   for section in guides.sections(page):
     assert section.count("\n") < 60, section.splitlines()[0]
@@ -116,6 +127,10 @@ def first_column(page: str, heading: str) -> list[str]:
   """The names in the table whose first heading is `heading`; a cell may have several."""
   (rows,) = re.findall(rf"^\| {re.escape(heading)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", guides.read(page), re.M)
   return [name for row in rows.splitlines() for name in re.findall(r"`(\w+)[^`]*`", row.split("|")[1])]
+
+
+def test_the_table_of_ways_to_adapt_has_every_name():
+  assert first_column("finetuning", "`adapt.name`") == list(METHODS)
 
 
 def test_the_tables_on_data_have_every_name():
@@ -146,10 +161,18 @@ def test_the_table_of_special_tokens_has_their_texts():
 
 
 def test_the_table_of_objectives_is_what_they_say():
-  rows = re.findall(r"^\| `(\w+)` \| (.*) \| (\w+) \| (.*) \| (.*)\|$", guides.read("objectives"), re.M)
-  assert {name for name, *_ in rows} == set(OBJECTIVES)
+  text, _, tasks = guides.read("objectives").partition("## Tasks")
+  row = r"^\| `(\w+)` \| (.*) \| (\w+) \| (.*) \| (.*)\|$"
+  rows = re.findall(row, text, re.M)
+  tasks = re.findall(r"^\| `(\w+)` \| .* \| (`.*`) \| (\w+) \| (`.*`) \|$", tasks, re.M)
+  assert {name for name, *_ in (*rows, *tasks)} == set(OBJECTIVES)
+  for name, columns, head, metrics in tasks:
+    objective = made(name)
+    assert tuple(re.findall("`(.+?)`", columns)) == objective.layout(64, False).encoder.columns
+    assert head == (objective.model_fields().get("head") or "none")
+    assert tuple(re.findall("`(.+?)`", metrics)) == objective.judged_by
   for name, _, kind, row, special in rows:
-    objective = OBJECTIVES[name](**dict(fim_rate=0.5) if name == "next_token" else {})
+    objective = made(name, **dict(fim_rate=0.5) if name == "next_token" else {})
     for model in ("decoder", "encoder", "encoder_decoder"):
       config = TransformerConfig(kind=model)
       broken = [field for field, *_ in objective.model_laws(config) if field == "kind"]

@@ -246,7 +246,8 @@ def test_the_progress_line_fits_the_terminal_and_is_redrawn_in_place(width):
 def test_the_parameter_table_lists_every_row_and_the_totals():
   stream = io.StringIO()
   rows = [("embed", (256, 64), "float32", "P('tensor')", 8192, 16384), ("scale", (), "float32", "P()", 4, 1)]
-  metrics.parameter_table(rows, stream)
-  head, embed, scale, total = (line.split() for line in stream.getvalue().splitlines() if line.strip())
+  metrics.parameter_table(rows, rows[:1], stream)
+  head, embed, scale, total, resting = (line.split() for line in stream.getvalue().splitlines() if line.strip())
   assert embed == ["embed", "256x64", "float32", "P('tensor')", "8.0", "KiB", "16,384"]
   assert scale[:2] == ["scale", "scalar"] and total == ["total", "8.0", "KiB", "16,385"]
+  assert resting == ["at", "rest", "8.0", "KiB", "16,384"]

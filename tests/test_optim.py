@@ -9,6 +9,7 @@ import pytest
 from fmjax import optim
 from fmjax.config import MESH_AXES
 from fmjax.laws import Wrong
+from fmjax.leaves import by_path
 from fmjax.sharding import Declaration, stored
 
 SIZES = dict(L=4, D=64, N=4, H=16, K=2, F=96, V=128)
@@ -397,3 +398,51 @@ def test_a_wrong_optimizer_cannot_exist(cls, fields, key):
   with pytest.raises(Wrong) as wrong:
     cls(**fields)
   assert [problem[0] for problem in wrong.value.problems] == [key]
+
+
+DEPTHS = {"embed": 5, "blocks/attention/q": (4, 3, 2, 1), "blocks/scale": (4, 3, 2, 1), "unembed": 0}
+
+
+def one_update(config, count=1):
+  """The last of `count` updates of SGD, whose gradients are 1, by path."""
+  params = placed(tree(0))
+  tx, ones = optim.make(config, DECLARATIONS), jax.tree.map(jnp.ones_like, params)
+  state = tx.init(params)
+  for _ in range(count):
+    updates, state = tx.update(ones, state, params)
+  return by_path(updates)
+
+
+PLAIN = dict(momentum=None, clip_norm=None)
+
+
+def test_each_layer_down_learns_slower_by_the_same_factor(one_device):
+  found = one_update(optim.SGD(**PLAIN, layer_decay=0.5))
+  for path, depths in DEPTHS.items():
+    want = 0.5 ** np.reshape(depths, (-1, *(1 for _ in found[path].shape[1:])) if np.ndim(depths) else ())
+    np.testing.assert_allclose(found[path], np.broadcast_to(want, found[path].shape), rtol=1e-6)
+
+
+def test_layers_thaw_from_the_top(one_device):
+  for count in (1, 3, 5, 11):  # the count of updates done before the last is one less
+    found = one_update(optim.SGD(**PLAIN, unfreeze_every=2), count)
+    for path, depths in DEPTHS.items():
+      open_ = (
+        np.reshape(depths, (-1, *(1 for _ in found[path].shape[1:])) if np.ndim(depths) else ()) * 2 <= count - 1
+      )
+      np.testing.assert_array_equal(found[path], np.broadcast_to(open_, found[path].shape).astype(np.float32))
+
+
+def test_the_norm_that_is_clipped_is_of_what_trains(one_device):
+  every = {path: x for path, x in one_update(optim.SGD(momentum=None, clip_norm=1.0, unfreeze_every=5)).items()}
+  norm = np.sqrt(sum(float(jnp.sum(x * x)) for x in every.values()))
+  np.testing.assert_allclose(norm, 1.0, rtol=1e-5)
+  assert not np.any(every["embed"]) and np.all(every["unembed"])
+
+
+def test_a_decay_to_the_start_pulls_back_there(one_device):
+  start, moved = placed(tree(0)), placed(tree(1))
+  tx = optim.make(optim.SGD(**PLAIN, start_decay=0.1), DECLARATIONS)
+  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, start), tx.init(start), moved)
+  for path, u in by_path(updates).items():
+    np.testing.assert_allclose(u, 0.1 * (by_path(moved)[path] - by_path(start)[path]), rtol=1e-5, atol=1e-6)

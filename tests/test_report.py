@@ -4,9 +4,11 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from fmjax import history, metrics, report
+from fmjax import history, metrics, report, report_groups, report_tasks
 from fmjax.config import from_config_dict, to_dict
 
 VOID = {"meta", "br", "input", "path"}
@@ -232,3 +234,231 @@ def test_a_run_without_a_name_of_its_own_is_found_from_inside(tmp_path, monkeypa
   assert (
     "run" in page.text.split() and dataclasses.is_dataclass(history.load(".")) and history.load(".").name == "run"
   )
+
+
+# --- a task's answers
+
+
+def task(folder, objective, answers, name="eval-40.jsonl", accuracy=0.75, **config):
+  make(folder)
+  tree = dict(model=dict(V=256, D=64, kind="encoder"), objective=objective, train=dict(steps=40), **config)
+  (folder / "config.json").write_text(json.dumps(to_dict(from_config_dict(tree))))
+  with open(folder / metrics.ROWS, "a") as file:
+    for step in (20, 40):
+      file.write(json.dumps({"step": step, "attempt": 1, "eval/accuracy": accuracy - 0.1 * (step == 20)}) + "\n")
+  (folder / "predictions").mkdir(exist_ok=True)
+  (folder / "predictions" / name).write_text("".join(json.dumps(one) + "\n" for one in answers))
+  return folder
+
+
+def classified(labels, count=120, seed=0, **more):
+  rng, found = np.random.default_rng(seed), []
+  for number in range(count):
+    p_C = rng.dirichlet(np.full(len(labels), 0.5))
+    predicted, expected = labels[int(p_C.argmax())], labels[int(rng.integers(len(labels)))]
+    found.append(dict(example=number, predicted=predicted, expected=expected,
+                      probabilities=dict(zip(labels, p_C.tolist())), text=f"text {number}",
+                      length=int(rng.integers(3, 40)), **more))  # fmt: skip
+  return found
+
+
+def tagged(tags, count=40):
+  rng = np.random.default_rng(0)
+  rows = [[[str(rng.choice(tags)) for _ in range(number % 7 + 1)] for _ in range(2)] for number in range(count)]
+  return [dict(words=["w"] * len(a), predicted=a, expected=b, example=n) for n, (a, b) in enumerate(rows)]
+
+
+def choice(n):
+  return dict(predicted=n % 2, expected=int(n % 3 == 0), probabilities=[0.5 + n % 2 / 9, 0.5 - n % 2 / 9], text="q")
+
+
+def span(n):
+  expected = ["a b c"] if n % 2 else []
+  return dict(id=f"q{n}", predicted="a b" if n % 3 else "", expected=expected, text="t", length=n)
+
+
+def numbered(n):
+  return dict(predicted=n / 7, expected=float(n % 5), text="t", length=n)
+
+
+SPANS, MANY = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"], [f"c{n}" for n in range(40)]
+KINDS = {
+  "class": (dict(name="classification", labels=["no", "yes"]), classified(["no", "yes"]), "Wrong, and most certain"),
+  "many": (dict(name="classification", labels=MANY), classified(MANY), "of the right label's"),
+  "choice": (dict(name="multiple_choice", labels=["a", "b"]), [*map(choice, range(30))], "Reliability"),
+  "spans": (dict(name="tagging", labels=SPANS), tagged(SPANS), "sentences have a wrong span"),
+  "tags": (dict(name="tagging", labels=["DET", "NOUN"], scheme=None), tagged(["DET", "NOUN"]), "wrong tag"),
+  "number": (dict(name="regression"), [*map(numbered, range(30))], "Furthest off"),
+  "text": (dict(name="question_answering", no_answer=True, stride=4, question_tokens=8), [*map(span, range(30))],
+           "Worst by F1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_of_every_kind_have_a_page(tmp_path, kind):
+  objective, answers, words = KINDS[kind]
+  page = Page(report.build([task(tmp_path / "run", objective, answers)]))
+  assert words in page.text and "Not judged" not in page.text and f"{len(answers)} answers" in page.text
+  (view,) = report_tasks.views(history.load(tmp_path / "run"))
+  assert view["scores"] and view["errors"]["rows"]
+  assert ("Confusion" in page.text) == (kind not in ("number", "text"))
+  assert "Slices" in page.text or kind in ("spans", "tags")
+
+
+def test_a_confusion_has_every_answer_and_the_worst_errors_come_first(tmp_path):
+  objective, answers, _ = KINDS["class"]
+  (view,) = report_tasks.views(history.load(task(tmp_path / "run", objective, answers)))
+  cells = [[int(cell["count"] or 0) for cell in row["cells"]] for row in view["confusion"]["rows"]]
+  for row, right in zip(cells, ("no", "yes")):
+    for count, predicted in zip(row, ("no", "yes")):
+      assert count == sum((one["expected"], one["predicted"]) == (right, predicted) for one in answers)
+  wrong = [one for one in answers if one["predicted"] != one["expected"]]
+  sure = sorted((max(one["probabilities"].values()) for one in wrong), reverse=True)
+  rows = view["errors"]["rows"]
+  assert [row[-1]["text"] for row in rows] == [f"{p:.1%}" for p in sure[: report_tasks.ERRORS]]
+  by = {one["example"]: one for one in answers}
+  assert all(by[row[0]["text"]]["text"] == row[1]["text"] and by[row[0]["text"]] in wrong for row in rows)
+  assert [kind["gold"] for kind in view["kinds"]] == [str(sum(row)) for row in cells]
+
+
+def test_a_part_that_is_served_worse_is_marked(tmp_path):
+  places = ("north", "south", "west")
+  right = ["no" if n % 4 == 0 and n % 3 else "yes" for n in range(240)]
+  answers = [dict(predicted="yes", expected=label, group=places[n % 3]) for n, label in enumerate(right)]
+  (view,) = report_tasks.views(history.load(task(tmp_path / "run", KINDS["class"][0], answers)))
+  rows = {row["name"]: row for row in view["slices"]["rows"] if row["by"] == "group"}
+  assert {name: row["n"] for name, row in rows.items()} == dict(north="80", south="80", west="80")
+  assert rows["north"]["off"] == "above" and rows["north"]["value"] == "1.0000"
+  assert rows["south"]["value"] == "0.7500" and float(rows["south"]["low"]) < 0.75 < float(rows["south"]["high"])
+  (whole,) = [row for row in view["slices"]["rows"] if row["name"] == "all"]
+  for row in view["slices"]["rows"]:
+    low, value, high = (float(one) for one in (row["low"], whole["value"], row["high"]))
+    assert row["off"] == ("below" if high < value else "above" if low > value else "")
+
+
+def test_answers_that_are_none_are_said_to_be_none(tmp_path):
+  objective, answers, _ = KINDS["class"]
+  folder = task(tmp_path / "run", objective, answers)
+  for number, text in enumerate(("", "{", '{"a": 1}\n', '{"predicted": "maybe", "expected": "no"}\n', "\0\xff")):
+    (folder / "predictions" / f"foreign{number}-1.jsonl").write_text(text)
+  (folder / "predictions" / "torn-1.jsonl").write_text(json.dumps(answers[0]) + "\n" + json.dumps(answers[1])[:-9])
+  page = Page(report.build([folder]))
+  assert page.text.count("Not judged") == 5 and page.text.count(" answers\n") >= 2
+  text_run = make(tmp_path / "text")
+  (text_run / "predictions").mkdir()
+  (text_run / "predictions" / "eval-1.jsonl").write_text(json.dumps(answers[0]) + "\n")
+  assert "has no metrics of answers" in Page(report.build([text_run])).text
+
+
+def test_an_older_step_s_answers_are_kept_short(tmp_path):
+  objective, answers, _ = KINDS["class"]
+  folder = task(tmp_path / "run", objective, answers)
+  task(folder, objective, classified(["no", "yes"], 60, 1), "eval-9.jsonl")
+  task(folder, objective, classified(["no", "yes"], 50, 2), "dev-x-20.jsonl")
+  found = report_tasks.views(history.load(folder))
+  assert [(one["name"], one["older"]) for one in found] == [
+    ("dev-x-20.jsonl", False), ("eval-40.jsonl", False), ("eval-9.jsonl", True)]  # fmt: skip
+  page = Page(report.build([folder]))
+  assert page.text.count("Wrong, and most certain") == 2 and "eval-9.jsonl" in page.text
+
+
+def test_no_text_of_an_answer_becomes_markup(tmp_path):
+  labels = ["no", NASTY]
+  answers = classified(labels, 30, **{NASTY: NASTY, "half": "x"})
+  for one in answers[:15]:
+    one |= {"half": NASTY, "text": NASTY}
+  tags = [dict(words=[NASTY], predicted=["B-<b>"], expected=["O"], example=NASTY)]
+  for name, objective, told in (
+    ("a", dict(name="classification", labels=labels), answers),
+    ("b", dict(name="tagging", labels=["O", "B-<b>"]), tags),
+  ):
+    folder = task(tmp_path / name, objective, told)
+    page = Page(report.build([folder]))
+    assert NASTY in page.text and "Not judged" not in page.text
+    assert (
+      len(page.named("script")) == 1 and not page.named("img") and not [tag for tag, _ in page.tags if tag == "8"]
+    )
+    assert page.scripts.count("alert") == 0
+    two = Page(report.build([folder, task(tmp_path / f"{name}2", objective, told)], tmp_path / "two.html"))
+    assert len(two.named("script")) == 1 and not two.named("img")
+
+
+def test_a_task_s_page_tells_its_metric_and_its_own_units(tmp_path):
+  objective, answers, _ = KINDS["class"]
+  folder = task(tmp_path / "run", objective, answers)
+  out = report.build([folder])
+  page = Page(out)
+  assert "accuracy 0.7500" in page.text and "nats per example" in page.text and "nats per token" not in page.text
+  assert "Accuracy" in re.findall(r"<figcaption><b>(.*?)</b>", out.read_text())
+  figures = [json.loads(figure["data-hover"]) for figure in page.named("figure") if "data-hover" in figure]
+  (evals,) = [curve for figure in figures for curve in figure["curves"] if curve["texts"] == ["0.6500", "0.7500"]]
+  assert evals["steps"] == [20, 40] and evals["label"] == "eval"
+  losses = [curve["label"] for curve in figures[0]["curves"]]
+  assert len(losses) == len(set(losses))  # no curve twice
+
+
+# --- runs that differ in their seed
+
+
+def seeds(folder, values, name="a", rate=1e-3, parameters=100):
+  made = []
+  for seed, accuracy in enumerate(values):
+    run = folder / f"{name}-seed{seed}"
+    task(run, KINDS["class"][0], classified(["no", "yes"], seed=seed), accuracy=accuracy, seed=seed,
+         optimizer=dict(learning_rate=rate))  # fmt: skip
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(environment | dict(parameters=parameters)))
+    made.append(run)
+  return made
+
+
+def test_runs_that_differ_in_their_seed_alone_are_a_group(tmp_path):
+  one, other = seeds(tmp_path, [0.7, 0.8, 0.75]), seeds(tmp_path, [0.9, 0.6], "b", 1e-4, 9000)
+  runs = [history.load(path) for path in (one[0], other[0], *one[1:], other[1])]
+  groups = report_groups.grouped(runs)
+  assert [(group.name, len(group.runs)) for group in groups] == [("a", 3), ("b", 2)]
+  overview = report_groups.overview(groups)
+  low, high = stats.t.interval(0.95, 2, loc=0.75, scale=stats.sem([0.7, 0.8, 0.75]))
+  assert overview["rows"][0]["cells"][:3] == ["3", "100", f"0.7500 ± {(high - low) / 2:.4f}"]
+  page = Page(report.build([*one, *other], tmp_path / "out.html"))
+  assert "a (3 seeds)" in page.text and "b (2 seeds)" in page.text and "parameters that train" in page.text
+  assert page.named("path", **{"class": "band c0"}) and not page.named("path", **{"class": "band c1"})
+  figures = [json.loads(figure["data-hover"]) for figure in page.named("figure") if "data-hover" in figure]
+  assert {curve["color"] for figure in figures for curve in figure["curves"]} == {0, 1}
+  (mean,) = [curve for curve in figures[2]["curves"] if curve["label"] == "a · eval"]
+  assert mean["texts"][-1] == f"0.7500 ± {(high - low) / 2:.4f}"
+
+
+def test_quantiles_are_student_s():
+  expected = stats.t.ppf(0.975, np.arange(1, len(report_groups.QUANTILES) + 1))
+  np.testing.assert_allclose(report_groups.QUANTILES, expected, atol=5e-5)
+  values = np.random.default_rng(0).normal(size=50).tolist()
+  mean, half = report_groups.interval(values)
+  assert mean == pytest.approx(np.mean(values))
+  assert half == pytest.approx(stats.t.ppf(0.975, 30) * stats.sem(values), rel=1e-4)
+  assert report_groups.interval([3.0]) == (3.0, None) and report_groups.interval([1.0, float("nan")])[1] is None
+
+
+@pytest.mark.parametrize(
+  "names, name",
+  [(["lora0", "lora1"], "lora"), (["lora10", "lora11"], "lora"), (["sst2-0", "sst2-1"], "sst2"), (["x"], "x"),
+   (["a-seed=1", "a-seed=2"], "a"), (["one", "two"], "one"), (["1/run", "2/run"], "1/run")],
+)  # fmt: skip
+def test_what_a_group_is_called(names, name):
+  assert report_groups.common_name(names) == name
+
+
+def test_answers_side_by_side_are_means_over_seeds(tmp_path):
+  one, other = seeds(tmp_path, [0.7, 0.8, 0.75]), seeds(tmp_path, [0.9], "b", 1e-4, 9000)
+  groups = report_groups.grouped([history.load(path) for path in (*one, *other)])
+  (table,) = report_groups.side_by_side(groups)
+  rows = {(row["by"], row["name"]): row for row in table["rows"]}
+  shares = []
+  for seed in range(3):
+    answers = classified(["no", "yes"], seed=seed)
+    shares.append(np.mean([one["predicted"] == one["expected"] for one in answers]))
+  several, alone = rows["", "accuracy"]["cells"]
+  assert several["text"] == f"{np.mean(shares):.4f}" and several["about"].startswith("± ") and several["n"] == "120"
+  assert alone["text"] == f"{shares[0]:.4f}" and " to " in alone["about"]
+  labels = [row["cells"] for key, row in rows.items() if key[0] == "accuracy by label"]
+  assert len(labels) == 2 and all(cells[0] and cells[1] for cells in labels)

@@ -12,7 +12,7 @@ import sst2
 from fmjax import optim
 from fmjax.models import Model
 from fmjax.models.heads import Head
-from fmjax.objectives.masked_token import told_apart
+from fmjax.objectives.labelled import class_terms
 from fmjax.objectives.objective import Objective
 from fmjax.sharding import einsum
 from fmjax.step import eval_step, place, train_step
@@ -96,7 +96,8 @@ class Sentiment(Objective):
   def loss(self, model: Model, params, batch: dict, key, train: bool):
     x_BD = mean_states(model, params, batch, key, train)
     z_BC = Head(model.config, model.dtype).apply({"params": params["head"]}, x_BD)
-    nll, correct = (jnp.sum(batch["weights"] * x_B) for x_B in told_apart(z_BC, batch))
+    nll_B, _, correct_B = class_terms(z_BC, batch["labels"])
+    nll, correct = (jnp.sum(batch["weights"] * x_B) for x_B in (nll_B, correct_B))
     return nll, jnp.sum(batch["weights"]), dict(loss=nll, accuracy=correct)
 
 

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 
-from fmjax.data.documents import PART_BYTES, Document, Part, no_column, not_text, texts_of
+from fmjax.data.documents import PART_BYTES, Columns, Document, Part, no_column, not_text
 from fmjax.data.files import File, listed, opened, remote
 from fmjax.errors import FmjaxError
 from fmjax.laws import nearest
@@ -35,11 +35,14 @@ def whole(file: File):
                      fix="make or download it again; check data.source") from error  # fmt: skip
 
 
-def check(schema, columns: tuple[str, ...], file: File):
+def check(schema, columns: Columns, file: File):
+  """DATA_BAD where a column is missing or holds no texts; of a nested one each record is looked at later."""
   types = pyarrow().types
-  for name in columns:
+  for name in columns.tops(schema.names):
     if name not in schema.names:
       raise no_column(name, schema.names, file.path)
+    if columns.typed or name not in columns.names:
+      continue
     kind = schema.field(name).type
     kind = kind.value_type if types.is_dictionary(kind) else kind
     texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_binary, types.is_large_binary)
@@ -47,51 +50,56 @@ def check(schema, columns: tuple[str, ...], file: File):
       raise not_text(name, str(kind), file.path)
 
 
-def rows(batch, columns, file: File, first: int, held):
+def rows(batch, columns: Columns, file: File, first: int, held):
   """The documents of a record batch whose first row is row `first` of the file."""
+  tops = columns.tops(batch.schema.names)
   for start in range(0, batch.num_rows, ROWS):
-    values = [batch.column(name).slice(start, ROWS).to_pylist() for name in columns]
-    for number, texts in enumerate(zip(*values), first + start):
-      record = dict(zip(columns, texts))
-      yield Document(f"{file.name}#{number}", texts_of(record, columns, f"{file.path} row {number}"), held)
+    values = [batch.column(name).slice(start, ROWS).to_pylist() for name in tops]
+    for number, own in enumerate(zip(*values), first + start):
+      found = columns.of(dict(zip(tops, own)), f"{file.path} row {number}")
+      yield Document(f"{file.name}#{number}", found, held)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowGroups(Part):
   """The row groups [start, stop) of a Parquet file; `first` is the first row's number."""
 
-  columns: tuple[str, ...]
+  columns: Columns
   start: int
   stop: int
   first: int
+
+  unit = "row"
 
   def documents(self):
     (file,) = self.files
     first = self.first
     with opened(file) as stream, whole(file):
       table = pyarrow().parquet.ParquetFile(stream)
+      wanted = list(self.columns.tops(table.schema_arrow.names))
       for group in range(self.start, self.stop):
-        for batch in table.iter_batches(ROWS, [group], list(self.columns), use_threads=False):
+        for batch in table.iter_batches(ROWS, [group], wanted, use_threads=False):
           yield from rows(batch, self.columns, file, first, self.held)
           first += batch.num_rows
 
 
-def row_groups(file: File, columns: tuple[str, ...], held: bool | None) -> list[Part]:
+def row_groups(file: File, columns: Columns, held: bool | None) -> list[Part]:
   with opened(file) as stream, whole(file):
     table = pyarrow().parquet.ParquetFile(stream)
     check(table.schema_arrow, columns, file)
+    wanted = columns.tops(table.schema_arrow.names)
     about = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
     sizes = [
       (group.num_rows, sum(
         chunk.total_uncompressed_size
         for chunk in map(group.column, range(group.num_columns))
-        if chunk.path_in_schema.split(".")[0] in columns
+        if chunk.path_in_schema.split(".")[0] in wanted
       ))
       for group in about
     ]  # fmt: skip
   return [
     RowGroups(name=f"{file.name}#{first}", bytes=size, files=(file,), held=held, columns=columns, start=start,
-              stop=stop, first=first, reading=f"parquet {columns}")
+              stop=stop, first=first, reading=f"parquet {columns.names}")
     for start, stop, first, size in grouped(sizes)
   ]  # fmt: skip
 
@@ -112,10 +120,12 @@ def grouped(sizes: list[tuple[int, int]]):
 class Batches(Part):
   """The record batches [start, stop) of a file in Arrow's streaming format; `first` is the first row's number."""
 
-  columns: tuple[str, ...]
+  columns: Columns
   start: int
   stop: int | None
   first: int
+
+  unit = "row"
 
   def documents(self):
     (file,) = self.files
@@ -135,18 +145,22 @@ def batches(file: File):
     yield from pyarrow().ipc.open_stream(stream if remote(file.path) else pyarrow().memory_map(file.path))
 
 
-def record_batches(file: File, columns: tuple[str, ...], held: bool | None) -> list[Part]:
+def record_batches(file: File, columns: Columns, held: bool | None) -> list[Part]:
   """Of a file in a bucket one part, for to find the batches is to read it."""
   with opened(file) as stream, whole(file):
-    check(pyarrow().ipc.open_stream(stream).schema, columns, file)
+    schema = pyarrow().ipc.open_stream(stream).schema
+    check(schema, columns, file)
   if remote(file.path):
     found = [(0, None, 0, file.size)]
   else:
-    sizes = [(batch.num_rows, sum(batch.column(name).nbytes for name in columns)) for batch in batches(file)]
+    sizes = [
+      (batch.num_rows, sum(batch.column(name).nbytes for name in columns.tops(schema.names)))
+      for batch in batches(file)
+    ]
     found = grouped(sizes)
   return [
     Batches(name=f"{file.name}#{first}", bytes=size, files=(file,), held=held, columns=columns, start=start,
-            stop=stop, first=first, reading=f"huggingface {columns}")
+            stop=stop, first=first, reading=f"huggingface {columns.names}")
     for start, stop, first, size in found
   ]  # fmt: skip
 

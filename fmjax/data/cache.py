@@ -16,7 +16,7 @@ import time
 
 import xxhash
 
-from fmjax.config import DataConfig
+from fmjax.corpus import DataConfig
 from fmjax.errors import FmjaxError
 
 META = "meta.json"

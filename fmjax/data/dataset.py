@@ -11,15 +11,16 @@ import sys
 import numpy as np
 import xxhash
 
-from fmjax.config import DataConfig
+from fmjax.corpus import DataConfig
 from fmjax.data import cache, preparation, streams
 from fmjax.data import rows as rows_of
 from fmjax.data.preparation import Tokens
 from fmjax.data.progress import Progress
+from fmjax.data.tokenising import Reads
 from fmjax.data.tokenizers import Tokenizer
 from fmjax.errors import FmjaxError, message
 from fmjax.objectives import NextToken
-from fmjax.objectives.objective import Documents, Objective, Packed, Sentences, Windows
+from fmjax.objectives.objective import Examples, Objective, Packed, Sentences, Windows
 
 SPOILT = 1e-3  # share of a split's records that data.on_corrupt=skip leaves out before it gives up
 
@@ -34,11 +35,12 @@ class Split:
   @functools.cached_property
   def streams(self) -> dict[str, streams.Stream]:
     facts, found = self.tokens.facts, {}
+    of_examples = isinstance(self.layout, Examples)
+    dtype = streams.VALUES if of_examples else streams.token_dtype(facts["vocab_size"])
     for field in facts["fields"]:
       name = f"{self.split}-{field}"
       counts = facts["columns"][name]["part_tokens"]
       files = [str(self.tokens.folder / f"{name}-{number:05d}.arrayrecord") for number, n in enumerate(counts) if n]
-      dtype = streams.token_dtype(facts["vocab_size"])
       found[field] = streams.Stream(files, [n for n in counts if n], dtype, self.tokens.tokenizer.end)
     return found
 
@@ -60,6 +62,10 @@ class Split:
 
   def array(self, kind: str):
     return lambda field: load(self.tokens.folder / f"{self.split}-{field}.{kind}.npy")
+
+  def sizes(self, row: int) -> dict[str, int]:
+    """Those of the row's arrays, which are not read for it."""
+    return {field: last - first for field, (first, last) in self.rows.ranges(row)}
 
   def read(self, rows: list[int]) -> list[dict]:
     """The records of the rows, each as the layout says; one past the last is empty, and so is one that is skipped."""
@@ -110,8 +116,7 @@ class Split:
       case Sentences(partners=partners):
         record = dict(tokens=none, sentences=none)
         return record | dict(partners=[record] * partners) if partners else record
-      case Documents(fields=fields):
-        return {field: none for field, _ in fields}
+    return dict.fromkeys(self.fields, none)
 
   def in_words(self) -> str:
     counts, length = column(self), getattr(self.layout, "length", None)
@@ -157,9 +162,10 @@ def prepare(config: DataConfig, objective: Objective | None = None, runner=None)
   objective = objective or NextToken()
   length = config.sequence_length
   layout = objective.layout(length, config.packed)
-  sentences = isinstance(layout, Sentences)
-  every = preparation.prepare(config, rows_of.fields_of(layout), sentences, runner, objective.needs(length))
-  tokenizer = every[0].tokenizer.with_special(objective.needs(length))
+  encoder = layout.encoder if isinstance(layout, Examples) else None
+  reads = Reads(rows_of.fields_of(layout), isinstance(layout, Sentences), encoder, objective.needs(length))
+  every = preparation.prepare(config, reads, runner)
+  tokenizer = every[0].tokenizer.with_special(reads.needs)
   splits = {}
   with Progress() as progress:
     for split in preparation.SPLITS:
@@ -237,8 +243,9 @@ def facts_of(config: DataConfig, tokenizer: Tokenizer, splits) -> dict:
 
 
 def column(split: Split) -> dict:
-  """Counts of the field that the objective predicts: the last one."""
-  return split.tokens.facts["columns"][f"{split.split}-{split.fields[-1]}"]
+  """Counts of the field that the objective predicts: the last one; of examples of the first, which is their text."""
+  field = split.fields[0 if isinstance(split.layout, Examples) else -1]
+  return split.tokens.facts["columns"][f"{split.split}-{field}"]
 
 
 def too_short(config: DataConfig, split: Split) -> FmjaxError:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,18 +19,44 @@ MARK = "\ufeff"  # that some editors put before a text
 
 
 class Document(NamedTuple):
-  """One text a column, under a name that no other document has, and that is the same on every run and machine.
+  """A value a column, under a name that no other document has, and that is the same on every run and machine.
 
   `held` says whether it is of the eval split; None leaves that to the hash of its name.
   """
 
   name: str
-  texts: tuple[str, ...]
+  values: tuple
   held: bool | None = None
 
   @property
   def text(self) -> str:
-    return self.texts[0] if len(self.texts) == 1 else "\n".join(self.texts)
+    """All that is text in it."""
+    return "\n".join(strings(self.values))
+
+
+class Columns(NamedTuple):
+  """What is read of a record: the values of the keys `names`; "a/b" is b of what a holds, of a list each one's b.
+
+  Each is a text, unless they are `typed`: then text, a number, None, or a list or a dict of such.
+  """
+
+  names: tuple[str, ...]
+  typed: bool = False
+
+  def tops(self, keys) -> tuple[str, ...]:
+    """The keys of a record that hold them, each once; where there is none, what is asked for."""
+    return tuple(dict.fromkeys(name if name in keys else name.split("/")[0] for name in self.names))
+
+  def of(self, record, where: str) -> tuple:
+    """The values that `record`, a dict, has. DATA_BAD says where one is missing, or of another kind."""
+    if not isinstance(record, dict):
+      raise FmjaxError("DATA_BAD", "a record is not an object", where=where, got=repr(record)[:80],
+                       expected=f"the keys {', '.join(self.names)}", fix="mend or remove it")  # fmt: skip
+    values = [plain(found(record, name, name, where), name, where) for name in self.names]
+    for name, value in zip(self.names, values):
+      if not self.typed and not isinstance(value, str):
+        raise not_text(name, "null" if value is None else type(value).__name__, where)
+    return tuple(values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,9 +72,21 @@ class Part:
   reading: str
   held: bool | None = None
 
+  unit = ""  # what the number at the end of a document's name counts, where there is one
+
   def documents(self) -> Iterator[Document]:
     """In order; no more of them is in memory than the reader holds. DATA_BAD names the place in the file."""
     raise TypeError(f"{type(self).__name__} does not say how it is read")
+
+  def where(self, name: str) -> str:
+    """The place of the document of this name, for people."""
+    if self.unit:
+      return f"{self.files[0].path} {self.unit} {number_of(name)}"
+    return next((file.path for file in self.files if name.startswith(file.name)), name)
+
+
+def number_of(name: str) -> int:
+  return int(re.split("[@#]", name)[-1])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,9 +121,11 @@ class TextPiece(Part):
 class Lines(Part):
   """The lines of JSON that begin in the bytes [start, stop) of a file; a document is called by its first byte."""
 
-  columns: tuple[str, ...]
+  columns: Columns
   start: int
   stop: int | None
+
+  unit = "at byte"
 
   def documents(self):
     (file,) = self.files
@@ -94,7 +135,7 @@ class Lines(Part):
       if offset == 0:
         text = text.removeprefix(MARK)
       if text.strip():
-        yield Document(f"{file.name}@{offset}", texts_of_json(text, self.columns, where), self.held)
+        yield Document(f"{file.name}@{offset}", values_of_json(text, self.columns, where), self.held)
 
   def lines(self) -> Iterator[tuple[int, bytes]]:
     """(its first byte's place, the line)."""
@@ -107,7 +148,7 @@ class Lines(Part):
         while not piece.endswith(b"\n"):  # the line that runs across `start`, in blocks, for it may be longer
           piece = stream.readline(BLOCK)
           offset += len(piece)
-          if not piece or offset >= self.stop:
+          if not piece or (self.stop is not None and offset >= self.stop):
             return
       while self.stop is None or offset < self.stop:
         if not (line := stream.readline()):
@@ -157,53 +198,79 @@ def text_pieces(file: File, eval_fraction: float) -> list[Part]:
   ]  # fmt: skip
 
 
-def lines(file: File, columns: tuple[str, ...], held: bool | None) -> list[Part]:
+def lines(file: File, columns: Columns, held: bool | None) -> list[Part]:
   """Of a compressed file one part, for nobody can begin in its middle."""
   whole = file.name.endswith(".gz")
   ranges = [(0, None)] if whole else [(at, at + PART_BYTES) for at in range(0, file.size, PART_BYTES)]
   return [
     Lines(name=f"{file.name}@{start}", bytes=file.size if whole else min(stop, file.size) - start, files=(file,),
-          held=held, columns=columns, start=start, stop=stop, reading=f"jsonl {columns}")
+          held=held, columns=columns, start=start, stop=stop, reading=f"jsonl {columns.names}")
     for start, stop in ranges
   ]  # fmt: skip
 
 
-def texts_of_json(line: str, columns: tuple[str, ...], where: str) -> tuple[str, ...]:
-  """The texts of an object in JSON. DATA_BAD says where there is none."""
+def values_of_json(line: str, columns: Columns, where: str) -> tuple:
+  """The values of an object in JSON. DATA_BAD says where there is none."""
   try:
     record = json.loads(line)
   except (ValueError, RecursionError) as error:
+    kind = "VALUE" if columns.typed else "TEXT"
     raise FmjaxError("DATA_BAD", "a record is not JSON", where=where, got=f"{line[:80]!r} ({error})",
-                     expected=f"{{{', '.join(f'{json.dumps(name)}: TEXT' for name in columns)}}}",
+                     expected=f"{{{', '.join(f'{json.dumps(name)}: {kind}' for name in columns.names)}}}",
                      fix="mend or remove it") from error  # fmt: skip
-  texts = texts_of(record, columns, where)
+  values = columns.of(record, where)
   if "\\u" in line:  # only an escape can bring half a character
-    for text in texts:
+    for text in strings(values):
       try:
         text.encode()
       except UnicodeEncodeError as error:
         raise FmjaxError("DATA_BAD", "a text has half of a surrogate pair", where=where,
                          got=f"\\u{ord(text[error.start]):04x} at its character {error.start}",
                          fix="mend or remove it") from error  # fmt: skip
-  return texts
+  return values
 
 
-def texts_of(record, columns: tuple[str, ...], where: str) -> tuple[str, ...]:
-  """The texts that a record (a dict) has under `columns`, as str or as UTF-8 bytes."""
-  if not isinstance(record, dict):
-    raise FmjaxError("DATA_BAD", "a record is not an object", where=where, got=repr(record)[:80],
-                     expected=f"the keys {', '.join(columns)}", fix="mend or remove it")  # fmt: skip
-  texts = []
-  for name in columns:
-    if name not in record:
-      raise no_column(name, record, where)
-    text = record[name]
-    if isinstance(text, bytes):
-      text = decoded(text, f"{where}, {name!r}")
-    if not isinstance(text, str):
-      raise not_text(name, "null" if text is None else type(text).__name__, where)
-    texts.append(text)
-  return tuple(texts)
+def strings(value) -> Iterator[str]:
+  """The texts in a value, at any depth."""
+  if isinstance(value, str):
+    yield value
+  elif isinstance(value, (list, tuple, dict)):
+    for one in value.values() if isinstance(value, dict) else value:
+      yield from strings(one)
+
+
+def found(value, path: str, name: str, where: str):
+  """What lies under `path` in a value; a missing value has nothing below it."""
+  if isinstance(value, list):
+    return [found(one, path, name, where) for one in value]
+  if value is None:
+    return None
+  if isinstance(value, dict) and path in value:
+    return value[path]
+  key, slash, below = path.partition("/")
+  if not isinstance(value, dict) or key not in value:
+    above = name.removesuffix(path)
+    raise no_column(name, [f"{above}{one}" for one in value] if isinstance(value, dict) else [above[:-1]], where)
+  if not slash:
+    return value[key]
+  return found(value[key], below, name, where)
+
+
+def plain(value, name: str, where: str):
+  """A value as Python's own: UTF-8 bytes as text, numpy's scalars and arrays as numbers and lists."""
+  if isinstance(value, (np.generic, np.ndarray)):
+    value = value.tolist()
+  if isinstance(value, bytes):
+    return decoded(value, f"{where}, {name!r}")
+  if isinstance(value, (list, tuple)):
+    return [plain(one, name, where) for one in value]
+  if isinstance(value, dict):
+    return {key: plain(one, name, where) for key, one in value.items()}
+  if value is None or isinstance(value, (str, int, float)):
+    return value
+  raise FmjaxError("DATA_BAD", f"the column {name!r} holds a value of no known kind", where=where,
+                   expected="text, a number, a list or a dictionary", got=type(value).__name__,
+                   fix="name other columns in data.columns, or write it as text")  # fmt: skip
 
 
 def no_column(name: str, names, where: str) -> FmjaxError:

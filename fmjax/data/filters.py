@@ -10,7 +10,7 @@ import json
 import numpy as np
 
 from fmjax.cleaning import Cleaning
-from fmjax.data.documents import Document, lines
+from fmjax.data.documents import Columns, Document, lines, strings
 from fmjax.data.files import File, decoded, listed, opened
 from fmjax.data.words import runs, words
 from fmjax.errors import FmjaxError
@@ -68,21 +68,13 @@ def texts_of(file: File):
     with opened(file) as stream:
       yield decoded(stream.read(), file.path)
     return
-  for part in lines(file, (), None):
+  for part in lines(file, Columns(()), None):
     for offset, line in part.lines():
       try:
         yield from strings(json.loads(decoded(line, file.path, offset)) if line.strip() else None)
       except (ValueError, RecursionError) as error:
         raise FmjaxError("DATA_BAD", "a line is not JSON", where=f"{file.path} at byte {offset}", got=error,
                          fix="mend or remove it") from error  # fmt: skip
-
-
-def strings(value):
-  if isinstance(value, str):
-    yield value
-  elif isinstance(value, (list, dict)):
-    for one in value.values() if isinstance(value, dict) else value:
-      yield from strings(one)
 
 
 def identifier():

@@ -235,6 +235,18 @@ class HuggingFace(Published):
     encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
     return [np.fromiter(encoding.ids, np.int32) for encoding in encodings]
 
+  def offsets(self, texts):
+    encodings = self.backend.encode_batch(texts, add_special_tokens=False)
+    return [(np.array(one.ids, np.int32), np.array(one.offsets, np.int32).reshape(-1, 2)) for one in encodings]
+
+  def chat_template(self):
+    text = settings(self.files).get("chat_template")
+    if isinstance(text, list):  # of several, by name
+      text = {one["name"]: one["template"] for one in text}.get("default")
+    if "chat_template.jinja" in self.files:
+      text = self.files["chat_template.jinja"].decode()
+    return text, {f"{name}_token": self.backend.id_to_token(i) for name, i in self.special.items() if name in NAMES}
+
   def decode(self, ids):
     text = self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
     if self.clean_up:

@@ -33,11 +33,13 @@ class Facts(NamedTuple):
 
 def rows_of(batch: dict, prepared: Prepared) -> list[list[tuple[str, list[Piece]]]]:
   """Each row as lines (what it is, its pieces)."""
-  show = prepared.tokenizer.show
-  return [lines({name: array[row] for name, array in batch.items()}, show) for row in range(len(batch["tokens"]))]
+  show, names = prepared.tokenizer.show, getattr(prepared.objective, "labels", None)
+  rows = [{name: array[row] for name, array in batch.items()} for row in range(len(batch["tokens"]))]
+  return [lines(row, show, names) for row in rows]
 
 
-def lines(row: dict, show) -> list[tuple[str, list[Piece]]]:
+def lines(row: dict, show, names: tuple[str, ...] | None = None) -> list[tuple[str, list[Piece]]]:
+  """`names` are those of the labels, where they have any."""
   found = []
   for prefix in ("source_", "other_"):
     if f"{prefix}tokens" in row:
@@ -50,8 +52,16 @@ def lines(row: dict, show) -> list[tuple[str, list[Piece]]]:
   else:
     found.append(("tokens", pieces(row["tokens"], row.get("segments"), show)))
   if "labels" in row:
-    found.append(("label", [Piece(str(int(row["labels"])), "target")]))
+    found.append(("label", labelled(row["labels"], names, row.get("weights"))))
   return found
+
+
+def labelled(labels, names, weights) -> list[Piece]:
+  """A label by its name; of a row that has several those that count."""
+  counts = weights if np.shape(weights) == np.shape(labels) else np.ones(np.shape(labels))
+  every = np.ravel(labels)[np.ravel(counts) != 0]
+  texts = [names[one] if names and one.dtype.kind == "i" else f"{one:g}" for one in every]
+  return [Piece(" ".join(texts), "target")]
 
 
 def pieces(tokens, real, show) -> list[Piece]:
@@ -112,7 +122,8 @@ def text_of(prepared: Prepared, batch_size: int, seed: int, step: int, limit: in
 
   batches = Batches(prepared, "train", batch_size, seed)
   if not 0 <= step < batches.end or limit < 0:
-    raise FmjaxError("USAGE", "there is no such batch, or no such number of rows", got=f"--step={step} --rows={limit}",
+    raise FmjaxError("USAGE", "there is no such batch, or no such number of rows",
+                     got=f"--step={step} --rows={limit}",
                      expected=f"a step from 0 to {batches.end - 1}, 0 rows or more")  # fmt: skip
   batch = batches[step]
   text = Text()

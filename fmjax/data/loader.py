@@ -6,15 +6,21 @@ devices and worker processes only decide who computes which part.
 """
 
 import signal
+import struct
 import sys
 
 import numpy as np
+import xxhash
 
+from fmjax.corpus import Subsample
 from fmjax.data.dataset import Prepared, Split
 from fmjax.data.mixture import Mixture
+from fmjax.data.rows import fields_of
 from fmjax.data.runners import end_with_parent
+from fmjax.objectives.objective import Documents, Examples
 
 AHEAD = 4  # batches held ready
+DRAWS = 1  # what sets a subsample's numbers apart from those of the order
 
 
 def attach(worker: int, workers: int):
@@ -24,20 +30,50 @@ def attach(worker: int, workers: int):
 
 
 class Order:
-  """The rows of a source, epoch after epoch, each in another order: row `order[n]` is its n-th example."""
+  """The rows of a source, epoch after epoch, each in another order: row `order[n]` is its n-th example.
 
-  def __init__(self, examples: int, seed: int, number: int):
-    self.examples = examples
+  With a `subsample` an epoch is of the `examples` rows that are drawn.
+  """
+
+  def __init__(self, rows: int, seed: int, number: int, subsample: Subsample | None = None):
+    self.rows, self.subsample, self.examples = rows, subsample, drawn(rows, subsample)
     # Epoch e is shuffled by seed + e: neighbouring seeds would share epochs, were they not spread out first.
-    spread = np.random.SeedSequence([seed, number] if number else seed)
-    self.seed = int(spread.generate_state(1)[0])
+    self.seed = spread(seed, number)
+    own = None if subsample is None else subsample.seed
+    self.draws = spread(seed if own is None else own, number, DRAWS)
 
   def __getitem__(self, number: int) -> int:
     from grain.experimental import index_shuffle
 
     # What grain.MapDataset.shuffle gives, without the layers around it, which take three times as long.
     epoch, place = divmod(number, self.examples)
-    return index_shuffle(place, max_index=self.examples - 1, seed=(self.seed + epoch) % 2**32, rounds=4)
+    place = index_shuffle(place, max_index=self.examples - 1, seed=(self.seed + epoch) % 2**32, rounds=4)
+    if self.subsample is None:
+      return place
+    if self.subsample.replace:
+      return xxhash.xxh3_64_intdigest(struct.pack("<q", place), self.draws) % self.rows
+    return index_shuffle(place, max_index=self.rows - 1, seed=self.draws, rounds=4)
+
+
+def spread(seed: int, number: int, *apart: int) -> int:
+  """A number below 2**32 of the source `number`, far from that of a neighbouring seed."""
+  words = [seed, number, *apart] if number or apart else seed
+  return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+def drawn(rows: int, subsample: Subsample | None) -> int:
+  """How many of so many rows an epoch has."""
+  return rows if subsample is None else max(1, round(rows * subsample.fraction))
+
+
+def lengths_of(prepared: Prepared) -> tuple[int, ...]:
+  """Those that a batch may have, ascending: data.buckets, if rows are not always full, and data.sequence_length."""
+  config, layout = prepared.config, prepared.splits["train"][0].layout
+  if config.buckets is None or not isinstance(layout, (Documents, Examples)):
+    return (config.sequence_length,)
+  if prepared.objective.extent(dict.fromkeys(fields_of(layout), 0)) is None:
+    return (config.sequence_length,)
+  return *config.buckets, config.sequence_length
 
 
 class Batches:
@@ -47,6 +83,9 @@ class Batches:
   the slice of a global batch that this host computes. `end` is one past the last step: None is never for train, and
   one pass for eval, which is of one `source` (its number), keeps its rows' order, and fills its last batch with rows
   that have no tokens.
+
+  A batch is as long as one of `lengths`: with data.buckets the least that holds all its rows, those of other hosts
+  too. Which rows it has, and what `rng` draws for them, does not depend on that.
   """
 
   def __init__(
@@ -64,9 +103,10 @@ class Batches:
     self.rows = range(batch_size)[rows or slice(None)]
     self.batch_size = batch_size
     self.sources = prepared.splits[split]
+    self.lengths = lengths_of(prepared)
     self.vocabulary = prepared.tokenizer.vocabulary(prepared.objective.needs(prepared.config.sequence_length))
     if split == "train":
-      sizes = [one.examples for one in self.sources]
+      sizes = [drawn(one.examples, prepared.config.subsample) for one in self.sources]
       components, temperature = prepared.config.components, prepared.config.temperature
       self.mixture = Mixture(components, sizes, temperature, batch_size)
       self.examples = sum(sizes) if self.mixture.end is None else self.mixture.end
@@ -82,6 +122,7 @@ class Batches:
     if not 0 <= step < self.end:
       raise IndexError(step)
     wanted = [self.locate(step * self.batch_size + row) for row in self.rows]
+    length = self.length(step)
     rngs = [self.rng(*one) for one in wanted]
     records = self.read([(source, row) for source, _, row in wanted])
     if partners := getattr(self.sources[0].layout, "partners", 0):
@@ -89,9 +130,20 @@ class Batches:
       others = iter(self.read([one for every in chosen for one in every]))
       for record, every in zip(records, chosen):
         record["partners"] = [next(others) for _ in every]
-    how = dict(vocabulary=self.vocabulary, length=self.prepared.config.sequence_length)
+    how = dict(vocabulary=self.vocabulary, length=length)
     examples = [self.prepared.objective.transform(record, rng, **how) for record, rng in zip(records, rngs)]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+  def length(self, step: int) -> int:
+    """That of batch `step`, by the sizes of all its rows."""
+    *shorter, longest = self.lengths
+    if not shorter:
+      return longest
+    rows = (self.locate(step * self.batch_size + row)[::2] for row in range(self.batch_size))
+    sizes = (self.sources[source].sizes(row) for source, row in rows if row < self.sources[source].examples)
+    least = map(self.prepared.objective.extent, sizes)
+    least = max(longest if one is None else one for one in least)
+    return next((length for length in shorter if length >= least), longest)
 
   def locate(self, place: int) -> tuple[int, int, int]:
     """(source, epoch, row) of a place; past the end of eval a row that is past the source's last."""
@@ -99,8 +151,9 @@ class Batches:
       return self.source, 0, place
     source, number = self.mixture.locate(place)
     if self.orders is None:
-      self.orders = [Order(one.examples, self.seed, number) for number, one in enumerate(self.sources)]
-    return source, number // self.sources[source].examples, self.orders[source][number]
+      subsample = self.prepared.config.subsample
+      self.orders = [Order(one.examples, self.seed, number, subsample) for number, one in enumerate(self.sources)]
+    return source, number // self.orders[source].examples, self.orders[source][number]
 
   def rng(self, source: int, epoch: int, row: int) -> np.random.Generator:
     return np.random.default_rng([self.seed, epoch, row, source] if source else [self.seed, epoch, row])

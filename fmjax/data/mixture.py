@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmjax.config import Component, DataConfig
+from fmjax.corpus import Component, DataConfig
 from fmjax.errors import FmjaxError
 
 PERIOD = 10_000

@@ -1,4 +1,4 @@
-"""Preparation: sources -> documents -> tokens in ArrayRecord files, once per content.
+"""Preparation: sources -> documents -> tokens, or what an Encoder makes, in ArrayRecord files, once per content.
 
 A source is cut into parts. Each part is tokenised on its own, by any process of any machine, and a preparation that
 was killed goes on with the parts that are left. What rows an objective cuts from the tokens comes later: the same
@@ -16,17 +16,17 @@ from collections import Counter
 import numpy as np
 import xxhash
 
-from fmjax.config import Component, DataConfig
+from fmjax.corpus import Component, DataConfig
 from fmjax.data import cache, duplicates, runners, sources, tokenising
 from fmjax.data import tokenizers as tk
 from fmjax.data.progress import Progress
-from fmjax.data.tokenising import SPLITS, Task
+from fmjax.data.tokenising import SPLITS, TEXT, Reads, Task
 from fmjax.errors import FmjaxError
+from fmjax.objectives.objective import Encoder
 from fmjax.workdir import write_bytes
 
 FORMAT = 2  # raised when the same sources must give different files
 SMALL = 64 << 20  # bytes of a source that are worth no other process, and whose eval text xz may compress
-FIELDS = ("text",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,30 +53,29 @@ class Sourced:
     return sum(part.bytes for part in self.parts)
 
 
-def prepare(config: DataConfig, fields=FIELDS, sentences: bool = False, runner=None, needs=()) -> list[Tokens]:
+def prepare(config: DataConfig, reads: Reads = TEXT, runner=None) -> list[Tokens]:
   """The tokens of each component of `config`, made where the cache has none.
 
-  `fields` name the texts of a document, which are in the source's `columns`. `sentences`: each is tokenised on its
-  own, and where it ends is kept. `runner` decides where the work is done: `runners.Local`, or a Beam pipeline's.
+  `runner` decides where the work is done: `runners.Local`, or a Beam pipeline's.
   """
   with Progress() as progress:
     found = []
     for one in config.components:
-      one = dataclasses.replace(one, columns=one.columns or fields)
-      if len(one.columns) != len(fields):
-        raise wrong_columns(one, fields)
-      parts = sources.parts(one, config.eval_fraction)
+      one = dataclasses.replace(one, columns=one.columns or reads.columns)
+      if len(one.columns) != len(reads.columns):
+        raise wrong_columns(one, reads.columns)
+      parts = sources.parts(one, config.eval_fraction, reads.encoder is not None)
       found.append(Sourced(one, parts, digest_of(parts, config, progress)))
     runner = runner or runners.Local(sum(one.bytes for one in found) > SMALL)
-    tokenizer, place = tokenizer_of(config, found, fields, progress)
-    tokenizer.with_special(needs)  # one that lacks them is refused before the work
-    return [tokens_of(one, config, tokenizer, place, fields, sentences, runner, progress) for one in found]
+    tokenizer, place = tokenizer_of(config, found, reads, progress)
+    tokenizer.with_special(reads.needs)  # one that lacks them is refused before the work
+    return [tokens_of(one, config, tokenizer, place, reads, runner, progress) for one in found]
 
 
-def wrong_columns(component: Component, fields) -> FmjaxError:
+def wrong_columns(component: Component, columns) -> FmjaxError:
   return FmjaxError(
-    "CONFIG", f"the objective reads {len(fields)} texts of a document", where="data.columns",
-    expected=f"a column each for {', '.join(fields)}", got=component.columns, fix="name as many columns",
+    "CONFIG", f"the objective reads {len(columns)} columns of a document", where="data.columns",
+    expected=f"a column each for {', '.join(columns)}", got=component.columns, fix="name as many columns",
   )  # fmt: skip
 
 
@@ -96,20 +95,23 @@ def digest_of(parts, config: DataConfig, progress: Progress) -> str:
 # --- the tokenizer
 
 
-def tokenizer_of(config: DataConfig, found: list[Sourced], fields, progress) -> tuple[tk.Tokenizer, pathlib.Path]:
+def tokenizer_of(
+  config: DataConfig, found: list[Sourced], reads: Reads, progress
+) -> tuple[tk.Tokenizer, pathlib.Path]:
   """The tokenizer that `config` asks for, and the folder where it lies for other processes."""
   kind = config.tokenizer
   if kind in (*tk.TRAINED, "characters"):
     digests = " ".join(one.digest for one in found)
-    made = f"{kind} {config.vocab_size} {config.eval_fraction} {digests} {fields}"
+    what = reads.fields if reads.encoder is None else reads.encoder
+    made = f"{kind} {config.vocab_size} {config.eval_fraction} {digests} {what}"
     name = xxhash.xxh3_128_hexdigest(made.encode())
 
     def build(new):
       if kind == "characters":
-        tokenizer = tk.Characters("".join(sorted(set().union(*texts_of(found, config, SPLITS)))))
+        tokenizer = tk.Characters("".join(sorted(set().union(*texts_of(found, config, SPLITS, reads.encoder)))))
       else:
         progress.stage(f"training a tokenizer of {config.vocab_size} pieces")
-        tokenizer = tk.train(kind, list(texts_of(found, config, ("train",))), config.vocab_size)
+        tokenizer = tk.train(kind, list(texts_of(found, config, ("train",), reads.encoder)), config.vocab_size)
       tokenizer.save(new)
       return {}
   else:
@@ -126,7 +128,7 @@ def tokenizer_of(config: DataConfig, found: list[Sourced], fields, progress) -> 
   return tk.load_tokenizer(folder), folder
 
 
-def texts_of(found: list[Sourced], config: DataConfig, splits):
+def texts_of(found: list[Sourced], config: DataConfig, splits, encoder: Encoder | None = None):
   """The texts of the splits, of a large source a share of its documents that a hash of their names chooses."""
   total = sum(one.bytes for one in found)
   share = min(1.0, 4 * tk.SAMPLE_BYTES / max(total, 1))
@@ -135,24 +137,26 @@ def texts_of(found: list[Sourced], config: DataConfig, splits):
       for document in part.documents():
         held = sources.held(document.name, config.eval_fraction) if document.held is None else document.held
         if SPLITS[held] in splits and (share == 1 or sources.held(f"sample {document.name}", share)):
-          yield from filter(None, document.texts)
+          yield from filter(None, document.values if encoder is None else encoder.texts(document.values))
 
 
 # --- the tokens
 
 
 def tokens_of(
-  sourced: Sourced, config: DataConfig, tokenizer, place: pathlib.Path, fields, sentences: bool, runner, progress
-) -> Tokens:  # fmt: skip
+  sourced: Sourced, config: DataConfig, tokenizer, place: pathlib.Path, reads: Reads, runner, progress
+) -> Tokens:
   component = sourced.component
-  decides = [FORMAT, sourced.digest, tokenizer.fingerprint, fields, component.columns, sentences,
+  decides = [FORMAT, sourced.digest, tokenizer.fingerprint, reads.fields, component.columns, reads.sentences,
              config.eval_fraction, dataclasses.astuple(config.cleaning)]  # fmt: skip
+  if reads.encoder is not None:
+    decides += [reads.encoder, tokenizer.with_special(reads.needs).fingerprint]
   address = xxhash.xxh3_128_hexdigest(repr(decides).encode())
   folder = cache.root(config) / f"{component.source}-{address}"
 
   def build(new):
     tasks = [
-      Task(part, number, new, place, fields, sentences, config.eval_fraction, config.cleaning)
+      Task(part, number, new, place, reads, config.eval_fraction, config.cleaning)
       for number, part in enumerate(sourced.parts)
     ]
     if config.cleaning.exact_duplicates or config.cleaning.near_duplicates:
@@ -171,15 +175,16 @@ def finish(folder: pathlib.Path, tasks: list[Task], sourced: Sourced, config: Da
   dropped, spent = Counter(), [task.facts for task in tasks]  # the facts go first: without them a part is done again
   for one in made:
     dropped.update(one["dropped"])
-  facts, counts = dict(columns={}, dropped=dict(dropped)), {}
-  for name in made[0]["columns"]:
+  facts, counts, reads = dict(columns={}, dropped=dict(dropped)), {}, tasks[0].reads
+  for name in tasks[0].columns:
     own = [one["columns"][name] for one in made]
     totals = {key: sum(one[key] for one in own) for key in ("documents", "bytes", "tokens")}
     facts["columns"][name] = totals | dict(part_tokens=[one["tokens"] for one in own])
     paths = [folder / task.name(name) for task in tasks]
     spent += [file for path in paths for file in path.parent.glob(path.name + ".*.npy")]
-    counts[name] = functools.reduce(np.add, (np.load(path.with_suffix(".counts.npy")) for path in paths))
-    for kind in ("lengths", "sentences") if tasks[0].sentences else ("lengths",):
+    if reads.encoder is None:
+      counts[name] = functools.reduce(np.add, (np.load(path.with_suffix(".counts.npy")) for path in paths))
+    for kind in ("lengths", "sentences") if reads.sentences else ("lengths",):
       arrays = [np.load(path.with_suffix(f".{kind}.npy")) for path in paths]
       np.save(folder / f"{name}.{kind}.npy", np.concatenate(arrays))
   for file in spent + [task.keep for task in tasks if task.keep is not None]:
@@ -187,18 +192,29 @@ def finish(folder: pathlib.Path, tasks: list[Task], sourced: Sourced, config: Da
   for draft in folder.glob("*" + tokenising.DRAFT):  # of processes that were killed
     draft.unlink()
   tokenizer.save(folder / "tokenizer")
-  if not facts["columns"][f"train-{tasks[0].fields[0]}"]["tokens"]:
-    raise FmjaxError("DATA_BAD", "the source has no text to train on", where=sourced.component.path,
-                     got=f"{sum(dropped.values())} documents left out: {dict(dropped)}" if dropped else "no document",
-                     fix="check data.path, data.columns and data.cleaning")  # fmt: skip
+  check_splits(facts, reads, sourced.component)
   return facts | dict(
     source=sourced.component.source,
     python=platform.python_version() if sourced.component.source == "stdlib" else None,
-    fields=list(tasks[0].fields),
+    fields=list(reads.fields),
     tokenizer=tokenizer.kind,
     vocab_size=tokenizer.vocab_size,
-    baseline_bits=baseline_bits(counts, sourced, config) if tasks[0].fields == FIELDS else None,
+    baseline_bits=baseline_bits(counts, sourced, config) if counts.keys() == {"train-text", "eval-text"} else None,
   )
+
+
+def check_splits(facts: dict, reads: Reads, component: Component):
+  """DATA_BAD where nothing is left to train on, or to evaluate on where the config says what that is."""
+  wanted = dict(train=component.path)
+  if component.eval_path or component.eval_split:
+    wanted["eval"] = component.eval_path or f"{component.path}, split {component.eval_split}"
+  dropped = facts["dropped"]
+  for split, where in wanted.items():
+    if not facts["columns"][f"{split}-{reads.fields[0]}"]["tokens"]:
+      purpose = "train on" if split == "train" else "evaluate on"
+      raise FmjaxError("DATA_BAD", f"the source has no text to {purpose}", where=where,
+                       got=f"{sum(dropped.values())} documents left out: {dropped}" if dropped else "no document",
+                       fix="check data.path, data.columns and data.cleaning")  # fmt: skip
 
 
 def baseline_bits(counts: dict, sourced: Sourced, config: DataConfig) -> dict[str, float]:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 
-from fmjax.data.documents import PART_BYTES, Document, Part, no_column, texts_of, texts_of_json
+from fmjax.data.documents import PART_BYTES, Columns, Document, Part, no_column, number_of, values_of_json
 from fmjax.data.files import File, decoded, listed, remote
 from fmjax.errors import FmjaxError
 from fmjax.laws import nearest
@@ -22,9 +22,11 @@ def ranges(count: int, size: int) -> list[tuple[int, int, int]]:
 class Records(Part):
   """The records [start, stop) of an ArrayRecord file: JSON where one begins with {, and else a text."""
 
-  columns: tuple[str, ...]
+  columns: Columns
   start: int
   stop: int
+
+  unit = "record"
 
   def documents(self):
     (file,) = self.files
@@ -36,15 +38,16 @@ class Records(Part):
         raise damaged(file, error) from error
       for number, record in enumerate(found, start):
         where = f"{file.path} record {number}"
-        yield Document(f"{file.name}#{number}", texts_of_record(record, self.columns, where), self.held)
+        yield Document(f"{file.name}#{number}", values_of_record(record, self.columns, where), self.held)
 
 
-def texts_of_record(record: bytes, columns: tuple[str, ...], where: str) -> tuple[str, ...]:
+def values_of_record(record: bytes, columns: Columns, where: str) -> tuple:
   text = decoded(record, where)
   if record.startswith(b"{"):
-    return texts_of_json(text, columns, where)
-  if len(columns) > 1:
-    raise FmjaxError("DATA_BAD", "a record has one text", where=where, expected=f"JSON with {', '.join(columns)}",
+    return values_of_json(text, columns, where)
+  if len(columns.names) > 1:
+    raise FmjaxError("DATA_BAD", "a record has one text", where=where,
+                     expected=f"JSON with {', '.join(columns.names)}",
                      got=repr(text[:80]), fix="write records as JSON objects")  # fmt: skip
   return (text,)
 
@@ -66,10 +69,10 @@ def damaged(file: File, why) -> FmjaxError:
                     fix="make or download the file again")  # fmt: skip
 
 
-def records(file: File, columns: tuple[str, ...], held: bool | None) -> list[Part]:
+def records(file: File, columns: Columns, held: bool | None) -> list[Part]:
   return [
     Records(name=f"{file.name}#{start}", bytes=size, files=(file,), held=held, columns=columns, start=start,
-            stop=stop, reading=f"arrayrecord {columns}")
+            stop=stop, reading=f"arrayrecord {columns.names}")
     for start, stop, size in ranges(reader_of(file).num_records(), file.size)
   ]  # fmt: skip
 
@@ -81,9 +84,12 @@ class Examples(Part):
   dataset: str
   data_dir: str | None
   split: str
-  columns: tuple[str, ...]
+  columns: Columns
   start: int
   stop: int
+
+  def where(self, name):
+    return f"{name.rpartition('#')[0]} example {number_of(name)}"
 
   def documents(self):
     source = examples_of(self.dataset, self.data_dir, self.split, self.columns)
@@ -97,17 +103,39 @@ class Examples(Part):
         raise FmjaxError("DATA_BAD", "the data set's examples cannot be read", where=where, got=error,
                          fix="prepare the data set again") from error  # fmt: skip
       for number, example in zip(numbers, found):
-        yield Document(f"{name}#{number}", texts_of(example, self.columns, f"{name} example {number}"), self.held)
+        yield Document(f"{name}#{number}", self.columns.of(example, f"{name} example {number}"), self.held)
 
 
 @functools.lru_cache(16)
-def examples_of(dataset: str, data_dir: str | None, split: str, columns: tuple[str, ...]):
+def examples_of(dataset: str, data_dir: str | None, split: str, columns: Columns):
   """TFDS's data source of a split, in which only `columns` are decoded."""
+  builder = builder_of(dataset, data_dir)
+  features, wanted = builder.info.features, columns.tops(builder.info.features)
+  decoders = {name: skipped(feature) for name, feature in features.items() if name not in wanted}
+  return builder.as_data_source(split, decoders=decoders)
+
+
+def skipped(feature):
+  """The decoders that leave a feature as it is stored, in its own structure."""
   import tensorflow_datasets as tfds
 
-  builder = builder_of(dataset, data_dir)
-  skipped = {name: tfds.decode.SkipDecoding() for name in builder.info.features if name not in columns}
-  return builder.as_data_source(split, decoders=skipped)
+  if isinstance(feature, tfds.features.Sequence):
+    return skipped(feature.feature)
+  if isinstance(feature, tfds.features.FeaturesDict):
+    return {name: skipped(one) for name, one in feature.items()}
+  return AsStored()
+
+
+class AsStored:
+  """A decoder for TFDS, whose own SkipDecoding knows no sequences."""
+
+  def setup(self, *, feature):
+    """Whatever the feature is, it is not looked at."""
+
+  def decode_example_np(self, stored):
+    return stored
+
+  decode_batch_example_np = decode_ragged_example_np = decode_example_np
 
 
 @functools.lru_cache(16)
@@ -149,14 +177,14 @@ def prepared(data_dir: str | None) -> list[str]:
   return sorted(os.listdir(data_dir)) if data_dir and os.path.isdir(data_dir) else []
 
 
-def examples(dataset: str, data_dir: str | None, split: str, columns: tuple[str, ...], held) -> list[Part]:
+def examples(dataset: str, data_dir: str | None, split: str, columns: Columns, held) -> list[Part]:
   info = builder_of(dataset, data_dir).info
   try:
     about = info.splits[split]
   except (ValueError, KeyError) as error:
     raise FmjaxError("DATA_MISSING", f"the data set has no split {split!r}", where=info.full_name,
                      fix=f"data.split: {nearest(split, info.splits)}") from error  # fmt: skip
-  for name in columns:
+  for name in columns.tops(info.features):
     if name not in info.features:
       raise no_column(name, info.features, info.full_name)
   files = tuple(dataclasses.replace(listed(str(path))[0], name=f"{info.full_name}/{path.name}")
@@ -164,6 +192,6 @@ def examples(dataset: str, data_dir: str | None, split: str, columns: tuple[str,
   return [
     Examples(name=f"{info.full_name}/{split}#{start}", bytes=size, files=files, held=held, dataset=dataset,
              data_dir=data_dir, split=split, columns=columns, start=start, stop=stop,
-             reading=f"tfds {info.full_name} {split} {columns}")
+             reading=f"tfds {info.full_name} {split} {columns.names}")
     for start, stop, size in ranges(about.num_examples, sum(file.size for file in files))
   ]  # fmt: skip

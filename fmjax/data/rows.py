@@ -6,7 +6,7 @@ Whatever the layout, row i is found in O(1), and rows know nothing of the tokens
 import numpy as np
 
 from fmjax.data import packing
-from fmjax.objectives.objective import Documents, Packed, Sentences, Windows
+from fmjax.objectives.objective import Documents, Examples, Packed, Sentences, Windows
 
 Range = tuple[int, int]
 
@@ -62,7 +62,7 @@ class SentenceRows:
 
 
 class DocumentRows:
-  """Of Documents: `ends` are those of each field's documents."""
+  """Of Documents: `ends` are those of each field's documents, each with its `end`."""
 
   def __init__(self, layout: Documents, ends: dict[str, np.ndarray]):
     self.fields, self.ends = layout.fields, ends
@@ -71,12 +71,29 @@ class DocumentRows:
   def ranges(self, row: int) -> list[tuple[str, Range]]:
     found = []
     for field, length in self.fields:
-      start = int(self.ends[field][row - 1]) if row else 0
-      found.append((field, (start, min(int(self.ends[field][row]) - 1, start + length))))
+      start, end = bounds(self.ends[field], row)
+      found.append((field, (start, min(end - 1, start + length))))
     return found
 
   def record(self, row: int, found: list[np.ndarray]) -> dict:
     return {field: tokens for (field, _), tokens in zip(self.fields, found)}
+
+
+class ExampleRows:
+  """Of Examples: `ends` are those of each field's arrays."""
+
+  def __init__(self, ends: dict[str, np.ndarray]):
+    self.ends, self.count = ends, len(next(iter(ends.values())))
+
+  def ranges(self, row: int) -> list[tuple[str, Range]]:
+    return [(field, bounds(ends, row)) for field, ends in self.ends.items()]
+
+  def record(self, row: int, found: list[np.ndarray]) -> dict:
+    return dict(zip(self.ends, found))
+
+
+def bounds(ends: np.ndarray, row: int) -> Range:
+  return int(ends[row - 1]) if row else 0, int(ends[row])
 
 
 def sentence_plan(sentences: np.ndarray, lengths: np.ndarray, layout: Sentences, seed: int = 0) -> dict:
@@ -126,9 +143,15 @@ def make(layout, made: dict, partial: bool, totals: dict, lengths, sentences):
     case Sentences():
       ends = np.cumsum(sentences("text"), dtype=np.int64)
       return SentenceRows(**made, ends=ends, documents=np.cumsum(lengths("text"), dtype=np.int64))
-    case Documents():
-      return DocumentRows(layout, {f: np.cumsum(lengths(f), dtype=np.int64) for f, _ in layout.fields})
+  ends = {field: np.cumsum(lengths(field), dtype=np.int64) for field in fields_of(layout)}
+  return DocumentRows(layout, ends) if isinstance(layout, Documents) else ExampleRows(ends)
 
 
 def fields_of(layout) -> tuple[str, ...]:
-  return tuple(field for field, _ in layout.fields) if isinstance(layout, Documents) else ("text",)
+  """What of a document is stored, each in a stream of its own."""
+  match layout:
+    case Documents(fields=fields):
+      return tuple(field for field, _ in fields)
+    case Examples(encoder=encoder):
+      return encoder.fields
+  return ("text",)

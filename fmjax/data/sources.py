@@ -9,8 +9,8 @@ import sysconfig
 
 import xxhash
 
-from fmjax.data import arrow, documents, records
-from fmjax.data.documents import Document, Part
+from fmjax.data import arrow, documents, records, tables
+from fmjax.data.documents import Columns, Document, Part
 from fmjax.data.files import File, find, listed, read_text
 from fmjax.errors import FmjaxError
 
@@ -24,19 +24,21 @@ PATTERNS = {
   "jsonl": ("*.jsonl", "*.jsonl.gz"),
   "parquet": ("*.parquet",),
   "arrayrecord": ("*.arrayrecord*", "*.array_record*"),
+  "csv": ("*.csv", "*.csv.gz", "*.tsv", "*.tsv.gz"),
+  "conll": ("*.conll*",),
 }
 EVAL = "eval//"  # before the names of what eval_path names; no other name has two slashes
 
 
-def parts(source, eval_fraction: float) -> list[Part]:
+def parts(source, eval_fraction: float, typed: bool = False) -> list[Part]:
   """The parts of a source (a SourceConfig), in order; each document is in one of them. DATA_MISSING, DATA_BAD.
 
-  Those that are eval as a whole come first: of duplicates the first one stays.
+  Those that are eval as a whole come first: of duplicates the first one stays. `typed`: values may be no texts.
   """
-  columns = source.columns or ("text",)
-  if source.source in ("stdlib", "text") and len(columns) > 1:
-    raise FmjaxError("CONFIG", "a text file has one text", where="data.columns", got=columns,
-                     fix="read records: data.source=jsonl, parquet, arrayrecord, tfds or huggingface")  # fmt: skip
+  columns = Columns(source.columns or ("text",), typed)
+  if source.source in ("stdlib", "text") and len(columns.names) > 1:
+    raise FmjaxError("CONFIG", "a text file has one text", where="data.columns", got=columns.names,
+                     fix="read records: data.source=jsonl, csv, parquet, tfds or another")  # fmt: skip
   if source.source == "tfds":
     found = of_splits(
       source, lambda split, held: records.examples(source.path, source.data_dir, split, columns, held)
@@ -46,6 +48,10 @@ def parts(source, eval_fraction: float) -> list[Part]:
     if source.eval_path:
       own = saved(source.eval_path, source.split, columns, True, EVAL)
       found = own + saved(source.path, source.split, columns, False)
+  elif source.source == "parallel":
+    found = tables.parallel(source.path, columns, False if source.eval_path else None)
+    if source.eval_path:
+      found = tables.parallel(source.eval_path, columns, True, EVAL) + found
   elif source.eval_path:
     own = [File(EVAL + file.name, file.path, file.size) for file in files_of(source, source.eval_path)]
     found = of_files(source, own, columns, True) + of_files(source, files_of(source, source.path), columns, False)
@@ -91,6 +97,10 @@ def of_files(source, files: list[File], columns, held: bool | None) -> list[Part
       cut = arrow.row_groups
     case "arrayrecord":
       cut = records.records
+    case "csv":
+      cut = tables.table
+    case "conll":
+      cut = tables.tagged
   return [part for file in files for part in cut(file, columns, held)]
 
 

@@ -11,7 +11,7 @@ prepares it once. Then any run reads it by name, whether or not this code is the
 
 import tensorflow_datasets as tfds
 
-from fmjax.config import SourceConfig
+from fmjax.corpus import SourceConfig
 from fmjax.data import sources
 
 EVAL_FRACTION = 0.1

@@ -12,6 +12,7 @@ from fmjax.errors import FmjaxError
 
 OPEN = 256  # files at once: a process may often have 1,024
 BLOCK = 2048  # tokens a record: a larger one costs a read more bytes, a smaller one more records
+VALUES = np.dtype("<i4")  # of what an Encoder made, on disk
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

@@ -75,6 +75,18 @@ class Tokenizer:
   def encode_all(self, texts: list[str]) -> list[np.ndarray]:
     return [np.array(self.encode(text), np.int32) for text in texts]
 
+  def offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(what `encode_all` gives, int32 [tokens, 2]: the characters [start, stop) that each stands for) of each text.
+
+    A space may be a word's or nobody's; of the tokens of one character each stands for it, or only the last.
+    """
+    raise FmjaxError("TOKENIZER_BAD", f"a {self.kind} tokenizer does not say where in a text its tokens stand",
+                     fix="set data.tokenizer to one of another kind")  # fmt: skip
+
+  def chat_template(self) -> tuple[str | None, dict[str, str]]:
+    """(the Jinja text that its files give for conversations, {"bos_token": ...}: what such a template may name)."""
+    return None, {}
+
   def __call__(self, texts, text_pair=None, max_length=None, padding_side=None) -> dict[str, np.ndarray]:
     """`input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: int32, [texts, longest].
 

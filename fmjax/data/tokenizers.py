@@ -39,6 +39,9 @@ class Bytes(Tokenizer):
   def encode_all(self, texts):
     return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
 
+  def offsets(self, texts):
+    return [(ids, spans(np.cumsum(ids & 0xC0 != 0x80) - 1)) for ids in self.encode_all(texts)]
+
   def decode(self, ids):
     return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
 
@@ -70,6 +73,9 @@ class Characters(Tokenizer):
 
   def encode_all(self, texts):
     return [self.ids[np.minimum(code_points(text), len(self.ids) - 1)] for text in texts]
+
+  def offsets(self, texts):
+    return [(ids, spans(np.arange(len(ids)))) for ids in self.encode_all(texts)]
 
   def decode(self, ids):
     letters = self.characters + "\0\ufffd"
@@ -120,6 +126,23 @@ class SentencePiece(Tokenizer):
         encoded[i] = parts[0] + [token for part in parts[1:] for token in self.space_mark + part]
     return [np.fromiter(encoded[i], np.int32) for i in range(len(texts))]
 
+  def offsets(self, texts):
+    from fmjax.data.vocabularies import piece_spans
+
+    found = []
+    for text, ids in zip(texts, self.encode_all(texts)):
+      parts = [text] if self.space_mark is None else text.split(SPACE_MARK)
+      pairs, at = [], 0
+      for part in parts:
+        if at:
+          pairs += [(at - 1, at)] * len(self.space_mark)
+        pairs += [
+          (at + a, at + b) for a, b in piece_spans(part, self.processor.encode(part, out_type="serialized_proto"))
+        ]
+        at += len(part) + 1
+      found.append((ids, np.array(pairs, np.int32).reshape(-1, 2)))
+    return found
+
   def decode(self, ids):
     return self.processor.decode([int(i) for i in ids if i != self.end and i < self.processor.vocab_size()])
 
@@ -150,6 +173,11 @@ class SentencePiece(Tokenizer):
 
 def code_points(text: str) -> np.ndarray:
   return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def spans(character_T: np.ndarray) -> np.ndarray:
+  """int32 [T, 2]: each token's character, and the next."""
+  return np.stack([character_T, character_T + 1], 1).astype(np.int32)
 
 
 def cores() -> int:

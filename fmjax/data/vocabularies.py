@@ -9,6 +9,7 @@ import json
 import re
 import struct
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from fmjax.data.special import texts_of
@@ -208,6 +209,14 @@ def message(data: bytes) -> dict[int, list]:
         raise ValueError("cut")
     fields.setdefault(field, []).append(value)
   return fields
+
+
+def piece_spans(text: str, encoded: bytes) -> list[tuple[int, int]]:
+  """The characters [start, stop) of each piece; `encoded` is the SentencePieceText, which counts bytes."""
+  first_bytes = np.frombuffer(text.encode(), np.uint8) & 0xC0 != 0x80
+  character = np.concatenate([[0], np.cumsum(first_bytes)]).tolist()
+  pieces = [message(piece) for piece in message(encoded).get(2, [])]
+  return [(character[piece.get(4, [0])[0]], character[piece.get(5, [0])[0]]) for piece in pieces]
 
 
 def merges_of(pieces: list[str]) -> list[tuple[str, str]]:

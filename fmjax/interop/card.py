@@ -2,22 +2,18 @@
 
 import json
 
-import jax
 
-
-def card(name: str, hf: dict, params, facts: dict) -> str:
+def card(name: str, what: str, config: dict, facts: dict, library: str = "transformers") -> str:
   """README.md: a head that registries read, with the licence for its author to fill in, and tables.
 
   `facts` are {title: {name: value}}, the tables of what is known of the model's origin.
   """
-  count = sum(leaf.size for leaf in jax.tree.leaves(params))
-  head = ["license:  # fill in before publishing", "library_name: transformers", "tags:", "- fmjax"]
-  what = f"{hf['architectures'][0]}, {count:,} parameters, written by fmjax."
-  lines = ["---", *head, "---", "", f"# {name}", "", what, ""]
+  head = ["license:  # fill in before publishing", f"library_name: {library}", "tags:", "- fmjax"]
+  lines = ["---", *head, "---", "", f"# {name}", "", f"{what}, written by fmjax.", ""]
   known = dict(facts)
   known.setdefault("Trained on", {"data": "not known to the exporter: fill in"})
   known.setdefault("Measured", {"metric": "nothing was measured by the exporter"})
-  known["Config"] = {key: value for key, value in hf.items() if not isinstance(value, dict) and value is not None}
+  known["Config"] = {key: value for key, value in config.items() if not isinstance(value, dict) and value is not None}
   for title, table in known.items():
     lines += [f"## {title}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {cell(value)} |" for key, value in table.items()] + [""]

@@ -7,9 +7,11 @@ import pathlib
 import jax
 import numpy as np
 
+from fmjax.errors import FmjaxError
 from fmjax.interop.card import card
 from fmjax.interop.families import FAMILIES, family_of
-from fmjax.interop.family import OUTPUT, read_config, write_config
+from fmjax.interop.family import OUTPUT, class_for, read_config, with_head, with_labels, write_config
+from fmjax.interop.load import listed
 from fmjax.interop.run import whole
 from fmjax.interop.safetensors import write
 from fmjax.interop.tensors import slots
@@ -19,16 +21,20 @@ MAX_SHARD_SIZE = 5_000_000_000  # bytes
 SPECIAL = dict(bos="bos_token_id", eos="eos_token_id", pad="pad_token_id")
 
 
-def export(out, model, params, *, tokenizer=None, hf_config=None, generation_config=None, facts=None,
+def export(out, model, params, *, tokenizer=None, hf_config=None, generation_config=None, labels=(), facts=None,
            max_shard_size: int = MAX_SHARD_SIZE) -> pathlib.Path:  # fmt: skip
   """Writes `params` of `model` into the new folder `out`; FmjaxError where it is not empty or the disk refuses.
 
   `hf_config` is the config.json that the model came with; without one, the first family that says the model's config
-  is taken. `facts` are what the card says of the model's origin.
+  is taken. `labels` name the classes of a head; `facts` are what the card says of the model's origin.
   """
   model, params = model.alone(params)
+  check_whole(model, params)
   hf = config_json(model.config, hf_config, tokenizer)
   name, family = hf["architectures"][0], FAMILIES[hf["model_type"]]
+  if labels and family.heads[name].task in ("sequence", "token") and len(labels) == model.config.classes:
+    hf = with_labels(hf, labels)
+  what = f"{name}, {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
   with whole(out) as draft:
     write_json(draft / "config.json", {**hf, "dtype": str(jax.tree.leaves(params)[0].dtype)})
     write(draft, tensors(family, name, model, params), max_shard_size)
@@ -36,8 +42,21 @@ def export(out, model, params, *, tokenizer=None, hf_config=None, generation_con
       write_json(draft / "generation_config.json", generation_config or from_model_config(hf))
     if tokenizer is not None:
       tokenizer.save_pretrained(draft)
-    (draft / "README.md").write_text(card(pathlib.Path(out).name, hf, params, facts or {}))
+    (draft / "README.md").write_text(card(pathlib.Path(out).name, what, hf, facts or {}))
   return pathlib.Path(out)
+
+
+def check_whole(model, params):
+  """USAGE where parameters stand beside the model's own, as those of a run do whose adapter nothing merges."""
+  flat = by_path(params)
+  with jax.set_mesh(next(iter(flat.values())).sharding.mesh):
+    beside = flat.keys() - model.declarations().keys()
+  if beside:
+    raise FmjaxError(
+      "USAGE", "what this run put beside its model cannot be merged into the model's own parameters",
+      got=listed(beside), expected="a run of which all merges: adapt.name=full, head, bitfit, lora or ia3",
+      fix="keep the run itself, which eval and generate read; or train such a one",
+    )  # fmt: skip
 
 
 def write_json(path, tree: dict):
@@ -58,6 +77,13 @@ def config_json(config, hf_config: dict | None, tokenizer) -> dict:
   special = {} if tokenizer is None else {"eos": tokenizer.end, "bos": tokenizer.end, **tokenizer.special}
   ids = {SPECIAL[name]: token for name, token in special.items() if name in SPECIAL and not family.counts_tokens}
   return {key: value for key, value in write_config(family, name, config).items() if value is not None} | ids
+
+
+def adapted(hf_config: dict, task: str, classes: int | None) -> dict:
+  """The config.json of a model that was trained for `task` after it came with `hf_config`."""
+  family = FAMILIES[hf_config["model_type"]]
+  name = class_for(family, hf_config, task)
+  return hf_config if name is None else with_head(family, hf_config, name, classes)
 
 
 def aside(config) -> dict:

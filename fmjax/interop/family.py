@@ -114,6 +114,27 @@ def find_head(family: Family, hf: Mapping) -> tuple[str, Head]:
   return names[0], family.heads[names[0]]
 
 
+def class_for(family: Family, hf: Mapping, task: str) -> str | None:
+  """The family's class for a task: the one that the config names, where it has that task; None: there is none."""
+  names = [name for name, head in family.heads.items() if head.task == task]
+  own = (hf.get("architectures") or [None])[0]
+  return own if own in names else next(iter(names), None)
+
+
+def with_labels(hf: Mapping, names) -> dict:
+  """The config with classes of these names."""
+  table = {str(number): name for number, name in enumerate(names)}
+  known = {key: value for key, value in hf.items() if key not in ("num_labels", "_num_labels")}
+  return known | dict(id2label=table, label2id={name: int(number) for number, name in table.items()})
+
+
+def with_head(family: Family, hf: Mapping, name: str, classes: int | None) -> dict:
+  """The config as the class `name` of the family, whose head tells so many classes where their number is its own."""
+  count = dict(sequence=classes, token=classes, qa=2).get(family.heads[name].task)
+  hf = {**hf, "architectures": [name]}
+  return hf if count in (None, labels(hf)) else with_labels(hf, [f"LABEL_{number}" for number in range(count)])
+
+
 def unsupported(what, fix="convert the model, or use another one") -> FmjaxError:
   return FmjaxError("CONFIG", what, where="config.json", fix=fix)
 

@@ -15,7 +15,10 @@ from fmjax.interop.calling import Results, call
 from fmjax.interop.families import find_family
 from fmjax.interop.family import check_laws, find_head, read_config
 from fmjax.interop.load import load_params, make_plan, note, tell
+from fmjax.interop.peft import CONFIG as ADAPTER_CONFIG
+from fmjax.interop.peft import put_on, read_adapter
 from fmjax.interop.safetensors import Tensors
+from fmjax.models import Model
 from fmjax.sharding import make_mesh
 
 
@@ -37,6 +40,9 @@ def read_folder(path) -> tuple[pathlib.Path, dict]:
   """(folder, its config.json)."""
   folder = pathlib.Path(path)
   hf = read_hf(folder, "config.json")
+  if not hf and (folder / ADAPTER_CONFIG).is_file():
+    raise FmjaxError("CHECKPOINT_MISSING", f"{path} is no model, but an adapter in PEFT's layout", where=folder,
+                     fix=f"say peft:{path}, or peft:{path}+hf:BASE")  # fmt: skip
   if not hf:
     raise FmjaxError(
       "CHECKPOINT_MISSING", f"{path} is not a model in Hugging Face's layout", where=folder / "config.json",
@@ -46,10 +52,17 @@ def read_folder(path) -> tuple[pathlib.Path, dict]:
   return folder, hf
 
 
-def from_pretrained(path, dtype=None, mesh=None) -> "Pretrained":
-  """The model in the local folder `path`, in `dtype` (float32), at rest on `mesh` (default: fsdp over all)."""
+def from_pretrained(path, dtype=None, mesh=None, adapter=None) -> "Pretrained":
+  """The model in the local folder `path`, in `dtype` (float32), at rest on `mesh` (default: fsdp over all).
+
+  `adapter` is a folder in PEFT's layout with a LoRA that is merged into it; the class is then the one it was made on.
+  """
   folder, hf = read_folder(path)
   family = find_family(hf, folder / "config.json")
+  lora = None if adapter is None else read_adapter(adapter)
+  if lora is not None:
+    lora.check_base(folder)
+    hf = lora.class_of(family, hf)
   name, head = find_head(family, hf)
   if unknown := check_laws(family, hf):
     note("config.json has keys that fmjax does not know", unknown, "left them out", folder)
@@ -61,6 +74,8 @@ def from_pretrained(path, dtype=None, mesh=None) -> "Pretrained":
   mesh = mesh or default_mesh()
   check_heads(config, mesh)
   with jax.set_mesh(mesh):
+    if lora is not None:
+      tensors = put_on(lora, tensors, family, head, Model(config, dtype))
     plan = make_plan(family, head, config, dtype, tensors, folder)
     tell(plan, folder)
     params = load_params(plan, tensors, dtype)

@@ -49,6 +49,7 @@ def import_to(out, found) -> pathlib.Path:
       workdir.write_json(draft / "hf" / "generation_config.json", found.generation_config or {})
     saves = Checkpoints(draft / "checkpoints", 1, lambda name, **facts: None)
     state = dict(step=jnp.zeros((), jnp.int32), params=found.params)
+    state |= {} if found.config.train.ema is None else dict(ema=found.params)
     saves.save(state, dict(config_hash=recipe.config_hash(found.config), data_fingerprint=None), blocking=True)
   return pathlib.Path(out)
 
@@ -59,9 +60,10 @@ def facts_of(found, home) -> dict:
   if not (home / metrics.ROWS).is_file():
     return {}
   steps, train = found.manifest["step"], config.train
-  trained = {"data": config.data.path or config.data.source, "steps": steps, "examples an update": train.batch_size,
-             "tokens an example": config.data.sequence_length, "optimizer": type(config.optimizer).__name__,
-             "learning rate": config.optimizer.learning_rate}  # fmt: skip
+  trained = {"started from": config.init_from, "adapted by": config.adapt.name} if config.init_from else {}
+  trained |= {"data": config.data.path or config.data.source, "steps": steps, "examples an update": train.batch_size,
+              "tokens an example": config.data.sequence_length, "optimizer": type(config.optimizer).__name__,
+              "learning rate": config.optimizer.learning_rate}  # fmt: skip
   rows = [row for row in metrics.read(home / metrics.ROWS) if row["step"] <= steps]
   measured = {name: f"{value:.6g}" for row in rows for name, value in row.items() if name.startswith("eval/")}
   return {"Trained on": trained, "Measured": measured}

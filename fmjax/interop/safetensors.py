@@ -9,14 +9,17 @@ import re
 
 import ml_dtypes
 import numpy as np
+import xxhash
 
 from fmjax.errors import FmjaxError
 
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"  # of PEFT, never in shards
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
           "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}  # fmt: skip
 NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 LARGEST_HEADER = 100 << 20  # bytes; the format's own bound
+CHUNK = 16 << 20  # bytes that are hashed at once
 ALIGNMENT = 8  # of a header's end, so that tensors of any dtype lie as the processor likes them
 
 
@@ -52,6 +55,23 @@ def read_header(path) -> dict:
   return table
 
 
+def read_metadata(path) -> dict:
+  """What stands beside the tensors in the header of a file that has been checked: {name: text}."""
+  with open(path, "rb") as file:
+    header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+  return header.get("__metadata__", {})
+
+
+def digest(*folders) -> str:
+  """xxh3-128 of the safetensors files of the folders."""
+  hash_ = xxhash.xxh3_128()
+  for path in (path for folder in folders for path in sorted(pathlib.Path(folder).glob("*.safetensors"))):
+    with open(path, "rb") as file:
+      while block := file.read(CHUNK):
+        hash_.update(block)
+  return hash_.hexdigest()
+
+
 def read_entry(entry: dict, offset: int):
   start, stop = entry["data_offsets"]
   if entry["dtype"] not in DTYPES:
@@ -59,11 +79,11 @@ def read_entry(entry: dict, offset: int):
   return DTYPES[entry["dtype"]], tuple(map(int, entry["shape"])), offset + start, offset + stop
 
 
-def find_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The safetensors files of a folder in Hugging Face's layout."""
-  if (folder / ONE).is_file():
-    return [folder / ONE]
-  if (folder / INDEX).is_file():
+def find_files(folder: pathlib.Path, one: str = ONE) -> list[pathlib.Path]:
+  """The safetensors files of a folder in Hugging Face's layout, or in PEFT's, where they are called `one`."""
+  if (folder / one).is_file():
+    return [folder / one]
+  if one == ONE and (folder / INDEX).is_file():
     try:
       names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
     except (ValueError, LookupError, AttributeError, TypeError) as error:
@@ -74,24 +94,25 @@ def find_files(folder: pathlib.Path) -> list[pathlib.Path]:
         raise FmjaxError("CHECKPOINT_MISSING", f"a file that the index names is not here: {name}", **labels)
     return [folder / name for name in names]
   pickled = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+  expected, layout = (f"{ONE} or {INDEX}", "Hugging Face's") if one == ONE else (one, "PEFT's")
   if pickled:
+    again = "AutoModel.from_pretrained(FOLDER).save_pretrained(OUT), with the model's own class"
+    if one == ADAPTER:
+      again = "PeftModel.from_pretrained(MODEL, FOLDER).save_pretrained(OUT)"
     raise FmjaxError(
       "CHECKPOINT_MISSING", f"pickled weights are not read, since unpickling runs code: {pickled[0]}", where=folder,
-      expected=f"{ONE} or {INDEX}",
-      fix="where torch is: AutoModel.from_pretrained(FOLDER).save_pretrained(OUT), with the model's own class",
+      expected=expected, fix=f"where torch is: {again}",
     )  # fmt: skip
-  raise FmjaxError(
-    "CHECKPOINT_MISSING", "the folder holds no weights", where=folder, expected=f"{ONE} or {INDEX}",
-    fix="give a folder in Hugging Face's layout",
-  )  # fmt: skip
+  raise FmjaxError("CHECKPOINT_MISSING", "the folder holds no weights", where=folder, expected=expected,
+                   fix=f"give a folder in {layout} layout")  # fmt: skip
 
 
 class Tensors:
   """The tensors of a folder by name, as views of memory-mapped files; nothing is read until a view is."""
 
-  def __init__(self, folder):
+  def __init__(self, folder, one: str = ONE):
     self.entries, self.maps = {}, {}
-    for path in find_files(pathlib.Path(folder)):
+    for path in find_files(pathlib.Path(folder), one):
       for name, entry in read_header(path).items():
         self.entries[rename(name)] = (path, *entry)
       with open(path, "rb") as file:
@@ -144,9 +165,9 @@ def write(folder, tensors: dict, max_shard_size: int) -> list[pathlib.Path]:
   return [folder / file for file in files]
 
 
-def write_file(path, tensors: dict) -> int:
-  """Writes one file, tensor after tensor; the bytes of its tensors."""
-  header, end = {"__metadata__": {"format": "pt"}}, 0  # transformers asks for the format
+def write_file(path, tensors: dict, metadata: dict | None = None) -> int:
+  """Writes one file, tensor after tensor; the bytes of its tensors. `metadata` is {name: text}."""
+  header, end = {"__metadata__": {"format": "pt", **(metadata or {})}}, 0  # transformers asks for the format
   for name, (dtype, shape, _) in tensors.items():
     start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
     header[name] = dict(dtype=NAMES[np.dtype(dtype)], shape=list(shape), data_offsets=[start, end])

@@ -23,8 +23,8 @@ log = logging.getLogger("fmjax")
 
 
 def attention(
-  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, prefix=None, bias=None, window=None, softcap=None, scale=None,
-  dropout=0.0, key=None,
+  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, prefix=None, learned=None, bias=None, window=None, softcap=None,
+  scale=None, dropout=0.0, key=None,
 ):  # fmt: skip
   """o_BTNH = softmax(mask(softcap(scale * q k^T) + bias)) v, the softmax in float32, by the kernel `choose` names.
 
@@ -33,6 +33,8 @@ def attention(
     takes no gradient; any other must have a key of its segment in reach.
   prefix: whole numbers BS, not 0 at a key that all queries of its segment see, whatever causal and window say.
     Raffel et al. 2020, arXiv:1910.10683, section 3.2.1.
+  learned: (k_PKH, v_PKH), more keys and values, which every query sees and no bias is added to.
+    Li and Liang 2021, arXiv:2101.00190, section 4.
   bias: added to the logits; letters NTS or BNTS, N and B may be 1.
   window: a causal query sees this many keys, its own included: a number, or a traced one that only XLA's way takes.
     Beltagy et al. 2020, arXiv:2004.05150, section 3.1.
@@ -53,7 +55,7 @@ def attention(
   if N % K:
     raise ValueError(f"N={N} query heads do not fall into groups of K={K} key heads")
   if T == 1 and N > K and bias is None and key is None:
-    return of_group(q_BTNH, k_BSKH, v_BSKH, segments=segments, softcap=softcap, scale=scale)
+    return of_group(q_BTNH, k_BSKH, v_BSKH, segments=segments, learned=learned, softcap=softcap, scale=scale)
   if segments is not None:  # self-attention's come both as BT, and T and S must not share a mesh axis
     segments = sharding.flow(segments[0], "BT"), sharding.flow(segments[1], "BS")
   prefix = None if prefix is None else sharding.flow(prefix, "BS")
@@ -62,7 +64,7 @@ def attention(
   name, reason = choose(
     platform(), T=T, S=S, H=H, dtype=q_BTNH.dtype,
     bias=bias is not None, softcap=softcap is not None, dropout=dropout > 0, traced=isinstance(window, jax.Array),
-    prefix=prefix is not None,
+    prefix=prefix is not None, learned=learned is not None,
   )  # fmt: skip
   announce(name, reason)
   if bias is not None and bias.ndim == 3:
@@ -73,7 +75,7 @@ def attention(
   elif name == "splash":
     o_BTNH = per_device(functools.partial(splash, softcap=softcap, **call), q_BTNH, k_BSKH, v_BSKH, segments, None)
   else:
-    call |= dict(prefix=prefix, softcap=softcap, dropout=dropout, key=key)
+    call |= dict(prefix=prefix, learned=learned, softcap=softcap, dropout=dropout, key=key)
     o_BTNH = plain(q_BTNH, k_BSKH, v_BSKH, segments, bias, **call)
   return unpadded(o_BTNH, segments)
 
@@ -100,7 +102,8 @@ def platform() -> str:
   return {"cuda": "gpu"}.get(name, name)
 
 
-def choose(platform, *, T, S, H, dtype, bias, softcap, dropout, traced=False, prefix=False) -> tuple[str, str]:
+def choose(platform, *, T, S, H, dtype, bias, softcap, dropout, traced=False, prefix=False,
+           learned=False) -> tuple[str, str]:  # fmt: skip
   """(kernel, reason) for a call with these facts. Every kernel has causal masks, segments and grouped heads."""
   limits = {
     "gpu": (
@@ -127,6 +130,7 @@ def choose(platform, *, T, S, H, dtype, bias, softcap, dropout, traced=False, pr
   refusals += [
     (traced, "windows differ between the layers of a loop: model.scan_layers=False gives them to a kernel"),
     (prefix, f"{name}'s causal mask has no prefix"),
+    (learned, f"{name} has no keys that are not of the text"),
   ]
   for refused, reason in refusals:
     if refused:
@@ -162,7 +166,9 @@ def unpadded(o_BTNH, segments):
   return o_BTNH if segments is None else jnp.where((segments[0] != 0)[:, :, None, None], o_BTNH, 0)
 
 
-def plain(q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, prefix, window, softcap, scale, dropout, key):
+def plain(
+  q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, prefix, learned, window, softcap, scale, dropout, key
+):  # fmt: skip
   """Attention as XLA compiles it from matmuls and a softmax; holds probabilities of T x S.
 
   Heads come first and keys are repeated for their group, so that each matmul is a batch of contiguous matrices: with
@@ -178,27 +184,44 @@ def plain(q_BTNH, k_BSKH, v_BSKH, segments=None, bias=None, *, causal, prefix, w
   for t in range(0, T, rows):
     start = max(0, t - window + 1) if isinstance(window, int) and rows < T else 0
     queries, keys = slice(t, t + rows), slice(start, t + rows if causal else S)
-    s_BNTS = sharding.einsum("BNTH,BNSH->BNTS", q_BNTH[:, :, queries], k_BNSH[:, :, keys], accumulate=jnp.float32)
-    if softcap is not None:
-      s_BNTS = softcap * jnp.tanh(s_BNTS / softcap)
+    s_BNTS = capped(sharding.einsum("BNTH,BNSH->BNTS", q_BNTH[:, :, queries], k_BNSH[:, :, keys],
+                                    accumulate=jnp.float32), softcap)  # fmt: skip
     if bias is not None:
       s_BNTS += bias[:, :, queries, keys]
     ids = None if segments is None else (segments[0][:, queries], segments[1][:, keys])
     mask_BTS = visible(causal, ids, *s_BNTS.shape[-2:], t - start, window, prefix)
     if mask_BTS is not None:
       s_BNTS = jnp.where(mask_BTS[:, None], s_BNTS, MASKED)
+    values_BNSH = v_BNSH[:, :, keys]
+    if learned is not None:
+      s_BNTS, values_BNSH = with_learned(learned, q_BNTH[:, :, queries], s_BNTS, values_BNSH, softcap)
     p_BNTS = sharding.dropout(jax.nn.softmax(s_BNTS).astype(v_BNSH.dtype), "BNTS", dropout, key)
-    parts.append(sharding.einsum("BNTS,BNSH->BNTH", p_BNTS, v_BNSH[:, :, keys]))
+    parts.append(sharding.einsum("BNTS,BNSH->BNTH", p_BNTS, values_BNSH))
   return checkpoint_name(jnp.concatenate(parts, axis=2).swapaxes(1, 2), OUT)
 
 
-def repeated(x_BKSH, N):
-  """Each key head for the N / K query heads of its group, letters BNSH."""
-  B, K, S, H = x_BKSH.shape
+def capped(s_BNTS, softcap):
+  return s_BNTS if softcap is None else softcap * jnp.tanh(s_BNTS / softcap)
+
+
+def with_learned(learned, q_BNTH, s_BNTS, v_BNSH, softcap):
+  """The logits and the values with those of the learned keys before them; the queries are scaled already."""
+  B, N = q_BNTH.shape[:2]
+  k_NPH, v_NPH = (repeated(x.swapaxes(0, 1), N) for x in learned)
+  s_BNTP = capped(sharding.einsum("BNTH,NPH->BNTP", q_BNTH, k_NPH, accumulate=jnp.float32), softcap)
+  shape = (B, *v_NPH.shape)
+  v_BNPH = jnp.broadcast_to(v_NPH[None], shape, out_sharding=sharding.flowing("BNSH", shape))
+  return jnp.concatenate([s_BNTP, s_BNTS], -1), jnp.concatenate([v_BNPH, sharding.flow(v_BNSH, "BNSH")], 2)
+
+
+def repeated(x, N):
+  """Each key head of x_BKSH, or of x_KSH, for the N / K query heads of its group."""
+  *batch, K, S, H = x.shape
   if K == N:
-    return x_BKSH
-  x_BKGSH = jnp.broadcast_to(x_BKSH[:, :, None], (B, K, N // K, S, H))
-  return jnp.reshape(x_BKGSH, (B, N, S, H), out_sharding=sharding.flowing("BKSH", (B, K, S, H)))
+    return x
+  x_KGSH = jnp.broadcast_to(x[..., None, :, :], (*batch, K, N // K, S, H))
+  shape = (*batch, N, S, H)
+  return jnp.reshape(x_KGSH, shape, out_sharding=sharding.flowing("BKSH"[-len(shape) :], shape))
 
 
 def of_group(q_BTNH, k_BSKH, v_BSKH, *, segments, **call):
@@ -263,8 +286,8 @@ def splash(q_BTNH, k_BSKH, v_BSKH, segments=None, *, causal, window, softcap, sc
 
 
 def reference(
-  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, prefix=None, bias=None, window=None, softcap=None, scale=None,
-  dropout=0.0, key=None,
+  q_BTNH, k_BSKH, v_BSKH, *, causal, segments=None, prefix=None, learned=None, bias=None, window=None, softcap=None,
+  scale=None, dropout=0.0, key=None,
 ):  # fmt: skip
   """The slow truth: what `attention` means, in float32, one plain line a step. Takes whole arrays, on no mesh."""
   (_, T, N, H), S = q_BTNH.shape, k_BSKH.shape[1]
@@ -284,6 +307,12 @@ def reference(
   if segments is not None:
     q_BNTS, k_BNTS = segments[0][:, None, :, None], segments[1][:, None, None, :]
     s_BNTS = jnp.where(q_BNTS == k_BNTS, s_BNTS, MASKED)
+  if learned is not None:
+    k_PNH, v_PNH = (jnp.repeat(x.astype(jnp.float32), N // x.shape[1], axis=1) for x in learned)
+    s_BNTP = jnp.einsum("BTNH,PNH->BNTP", q_BTNH, k_PNH) * (H**-0.5 if scale is None else scale)
+    s_BNTP = s_BNTP if softcap is None else softcap * jnp.tanh(s_BNTP / softcap)
+    s_BNTS = jnp.concatenate([s_BNTP, s_BNTS], -1)
+    v_BSNH = jnp.concatenate([jnp.broadcast_to(v_PNH[None], (len(q_BTNH), *v_PNH.shape)), v_BSNH], 1)
   p_BNTS = jax.nn.softmax(s_BNTS)
   if segments is not None:
     p_BNTS = jnp.where(q_BNTS == 0, 0, p_BNTS)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fmjax.kernels.attention import attention
+from fmjax.models import adapters
 from fmjax.models.cache import read, write
 from fmjax.models.embed import frequencies, rotate
 from fmjax.models.linear import Layer
@@ -60,7 +61,9 @@ class Attention(Layer):
         k_BTKH, v_BTKH = read(cache, "k", place.number), read(cache, "v", place.number)
         causal, segments, window = False, (segments[0], near(segments[1], sight.slot, window)), None
     prefix = sight.prefix_BS if causal else None
-    masks = dict(causal=causal, segments=segments, prefix=prefix, bias=sight.bias_NTS, window=window)
+    learned = adapters.beside(self, "prefix")
+    learned = None if learned is None else (learned["k"], learned["v"])
+    masks = dict(causal=causal, segments=segments, prefix=prefix, learned=learned, bias=sight.bias_NTS, window=window)
     o_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, **masks)
     return self.linear("o", "BTNH,NHD->BTD", o_BTNH, residual=True), cache
 

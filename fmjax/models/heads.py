@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fmjax.kernels.linear import turned
-from fmjax.models.feedforward import ACTIVATIONS
+from fmjax.models.activations import ACTIVATIONS
 from fmjax.models.linear import Layer
 from fmjax.models.norm import Norm
 from fmjax.sharding import einsum, flow, flowing
@@ -87,12 +87,14 @@ def logits(config, dtype, params, hidden_BTD):
 
 
 def pooled(config, dtype, params, hidden_BTD, batch: dict):
-  """x_BD: the state of one token of each row, through the pooler where there is one."""
+  """x_BD: the state of one token of each row, or of all of them the mean, through the pooler where there is one."""
   T = hidden_BTD.shape[1]
   where = batch.get("pool")
   if where is None and config.pool == "last" and (segments_BT := batch.get("segments")) is not None:
     where = jnp.max(jnp.where(segments_BT != 0, jnp.arange(T)[None], 0), axis=1)
-  if where is None:
+  if config.pool == "mean":
+    x_BD = mean(hidden_BTD, batch.get("segments"))
+  elif where is None:
     whole_BTD = flow(hidden_BTD, "BCD")  # along T: one place of an axis that is cut has no gradient
     x_BD = whole_BTD[:, -1 if config.pool == "last" else 0]
   else:
@@ -101,6 +103,14 @@ def pooled(config, dtype, params, hidden_BTD, batch: dict):
   if config.pooler:
     x_BD = Pooler(config, dtype).apply({"params": params["pooler"]}, x_BD)
   return x_BD
+
+
+def mean(hidden_BTD, segments_BT=None):
+  """x_BD, of the tokens that are not padding, in the dtype of the states."""
+  real_BT = jnp.ones(hidden_BTD.shape[:2], bool) if segments_BT is None else segments_BT != 0
+  sum_BD = einsum("BTD,BT->BD", hidden_BTD, real_BT.astype(hidden_BTD.dtype), accumulate=jnp.float32)
+  count_B = jnp.sum(flow(real_BT, "BT"), axis=1)
+  return (sum_BD / jnp.maximum(count_B, 1)[:, None]).astype(hidden_BTD.dtype)
 
 
 def classify(config, dtype, params, hidden_BTD, batch: dict):

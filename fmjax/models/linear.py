@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from fmjax.architecture import TransformerConfig
 from fmjax.kernels.linear import linear, turned
+from fmjax.models import adapters
 from fmjax.sharding import Declaration, flow, stored
 
 TURNED = "_turned"  # after a matrix's name: its outputs come first, as a step of decoding on a CPU reads it best
@@ -66,18 +67,21 @@ class Layer(nn.Module):
     letters = operands.split(",")[1]
     ins = "".join(letter for letter in letters if letter not in output)
     outs = "".join(letter for letter in letters if letter in output)
+    scale = adapters.beside(self, f"{name}_scale") or {}
+    x = adapters.scaled(x, operands.split(",")[0], scale.get("ins"), ins)
     if self.has_variable("params", name + TURNED):
       w = self.get_variable("params", name + TURNED)
       y = turned(f"{operands.split(',')[0]},{outs + ins}->{output}", x, w.astype(self.dtype))
     else:
       std = self.config.init_std or 1 / math.sqrt(math.prod(self.size(letter) for letter in ins))
       std *= (2 * self.config.L) ** -0.5 if residual else 1
-      w = self.weight(name, ins, outs, letters, "matrix", nn.initializers.normal(std), **sizes)
-      y = linear(equation, x, w.astype(self.dtype))
+      w = self.weight(name, ins, outs, letters, "matrix", nn.initializers.normal(std), **sizes).astype(self.dtype)
+      y = adapters.low_rank(self, name, equation, x, linear(equation, x, w), w)
     if self.config.bias if bias is None else bias:
       b = self.vector(f"{name}_bias", outs, nn.initializers.zeros_init(), **sizes)
       y += jnp.expand_dims(b.astype(self.dtype), range(len(output) - len(outs)))
-    return y
+    y = adapters.scaled(y, output, scale.get("outs"), outs)
+    return adapters.bottleneck(self, name, y, output)
 
   def dropout_key(self):
     """A key where dropout is on, else None."""

@@ -46,6 +46,8 @@ class Model:
   dtype: Any = jnp.float32
   remat: str = "none"
 
+  resting = ()  # how the paths of parameters begin that never train
+
   def init(self, key):
     """Parameters in float32, at rest; the same bits on every mesh."""
     params, parts = {}, self.parts()

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax.objectives.labelled import encoder_laws
 from fmjax.objectives.objective import Documents, Objective, padded, shapes
 from fmjax.objectives.vocabulary import Vocabulary
 from fmjax.sharding import einsum, flow, flowing
@@ -67,8 +68,7 @@ class Contrastive(Objective):
     return shapes(dict.fromkeys(names, jnp.int32), batch_size, length)
 
   def model_laws(self, model):
-    if model.kind != "encoder":
-      yield "kind", model.kind, "reads a text both ways: set model.kind=encoder"
+    yield from encoder_laws(model)
     if self.pooling == "first" and model.pool != "first":
       yield "pool", model.pool, "takes the first token: set model.pool=first, or objective.pooling=mean"
     if self.unsupervised and not model.dropout:
@@ -110,20 +110,21 @@ class Contrastive(Objective):
 
   def views(self, model, params, batch: dict, key, train: bool):
     """Both texts' embeddings [B, D]."""
-    own_BD = self.embedded(model, params, batch["tokens"], batch["segments"], key, train)
+    own_BD = embedded(model, params, batch["tokens"], batch["segments"], key, train, self.pooling)
     prefix = "" if self.unsupervised else "other_"
     if self.unsupervised and (key is None or not train):
       return own_BD, own_BD
     key = None if key is None else jax.random.fold_in(key, OTHER)
     tokens_BT, segments_BT = batch[f"{prefix}tokens"], batch[f"{prefix}segments"]
-    return own_BD, self.embedded(model, params, tokens_BT, segments_BT, key, train)
+    return own_BD, embedded(model, params, tokens_BT, segments_BT, key, train, self.pooling)
 
-  def embedded(self, model, params, tokens_BT, segments_BT, key, train: bool):
-    """e_BD of length 1, in float32."""
-    batch = dict(tokens=tokens_BT, segments=segments_BT)
-    hidden_BTD = model.apply(params, batch, key=key, train=train).hidden
-    if self.pooling == "first":
-      x_BD = model.pooled(params, hidden_BTD, batch).astype(jnp.float32)
-    else:  # the sum, which points where the mean does
-      x_BD = einsum("BTD,BT->BD", hidden_BTD, (segments_BT != 0).astype(hidden_BTD.dtype), accumulate=jnp.float32)
-    return x_BD * jax.lax.rsqrt(jnp.sum(jnp.square(x_BD), 1, keepdims=True) + 1e-12)
+
+def embedded(model, params, tokens_BT, segments_BT, key, train: bool, pooling: Literal["first", "mean"]):
+  """e_BD of length 1, in float32: the first token, through model.pooler where there is one, or the mean of all."""
+  batch = dict(tokens=tokens_BT, segments=segments_BT)
+  hidden_BTD = model.apply(params, batch, key=key, train=train).hidden
+  if pooling == "first":
+    x_BD = model.pooled(params, hidden_BTD, batch).astype(jnp.float32)
+  else:  # the sum, which points where the mean does
+    x_BD = einsum("BTD,BT->BD", hidden_BTD, (segments_BT != 0).astype(hidden_BTD.dtype), accumulate=jnp.float32)
+  return x_BD * jax.lax.rsqrt(jnp.sum(jnp.square(x_BD), 1, keepdims=True) + 1e-12)

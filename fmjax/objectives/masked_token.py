@@ -18,6 +18,7 @@ import numpy as np
 from fmjax.kernels.cross_entropy import Sums, Terms, cross_entropy
 from fmjax.laws import at_least, fraction
 from fmjax.models.heads import output_embedding
+from fmjax.objectives.labelled import class_terms
 from fmjax.objectives.objective import Objective, Sentences, padded, shapes
 from fmjax.objectives.vocabulary import Vocabulary
 from fmjax.sharding import einsum, flow
@@ -138,12 +139,17 @@ class MaskedToken(Objective):
     In sum / weight that is the papers' mean over tokens plus a mean over pairs in which longer rows count more: so it
     stays a sum of examples, whatever the devices and parts that they are cut over.
     """
-    hidden_BTD = model.apply(params, batch, key=key, train=train).hidden
-    sums = predicted(model, params, picked(hidden_BTD, batch["places"]), batch)
+    return self.loss_from(model, params, model.apply(params, batch, key=key, train=train).hidden, batch, train)
+
+  def answering(self, hidden_BTD, batch: dict):
+    return picked(hidden_BTD, batch["places"])
+
+  def loss_from(self, model, params, hidden_BTD, batch: dict, train: bool):
+    sums = predicted(model, params, self.answering(hidden_BTD, batch), batch)
     weight, metrics = jnp.sum(batch["weights"]), dict(loss=sums.nll, accuracy=sums.correct)
     if self.pairs is None:
       return sums.loss, weight, metrics
-    nll_B, correct_B = told_apart(model.classify(params, hidden_BTD, batch), batch)
+    nll_B, _, correct_B = class_terms(model.classify(params, hidden_BTD, batch), batch["labels"])
     weights_B = batch["label_weights"]
     loss, correct, pairs = jnp.sum(weights_B * nll_B), jnp.sum(weights_B * correct_B), jnp.sum(weights_B)
     total = sums.loss + jnp.sum(jnp.sum(batch["weights"], 1) * nll_B)
@@ -299,12 +305,3 @@ def predicted(model, params, hidden_BPD, batch: dict) -> Sums:
   states, bias_V = model.states(params, hidden_BPD)
   terms = Terms(model.config.V, 0.0, 0.0, model.config.output_softcap)
   return cross_entropy(states, output_embedding(params), batch["targets"], batch["weights"], terms, bias_V)
-
-
-def told_apart(z_BC, batch: dict):
-  """(loss, whether the answer is right) of each pair."""
-  z_BC = z_BC.astype(jnp.float32)
-  label_BC = jax.nn.one_hot(batch["labels"], z_BC.shape[1])
-  nll_B = -jnp.sum(label_BC * jax.nn.log_softmax(z_BC), 1)
-  correct_B = (jnp.argmax(z_BC, 1) == batch["labels"]).astype(jnp.float32)
-  return nll_B, correct_B

@@ -56,19 +56,73 @@ class Documents:
   fields: tuple[tuple[str, int], ...]
 
 
+class Refused(ValueError):
+  """A record that an Encoder can make nothing of: its number among those it was given, and the labels of an error."""
+
+  def __init__(self, number: int, what: str, **labels):
+    super().__init__(what)
+    self.number, self.what, self.labels = number, what, labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """Makes arrays of a labelled record, once, when data is prepared; its fields decide what it makes.
+
+  `columns` name what it reads of a record, in this order (data.columns says what they are called in the source), and
+  `fields` what it makes. A value is text, a number, None, or a list or a dict of such.
+  """
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    raise TypeError(f"{type(self).__name__} does not say what it reads")
+
+  @property
+  def fields(self) -> tuple[str, ...]:
+    raise TypeError(f"{type(self).__name__} does not say what it makes")
+
+  def texts(self, record: tuple) -> list[str]:
+    """What a tokenizer is trained on."""
+    return [value for value in record if isinstance(value, str)]
+
+  def encode(self, records: list[tuple], tokenizer) -> list[list[tuple[np.ndarray, ...]]]:
+    """The examples of each record (of most one, of a long text several): an int32 array for each of `fields`.
+
+    `tokenizer` is a `data.Tokenizer` with the special tokens that the objective needs. Raises Refused.
+    """
+    raise TypeError(f"{type(self).__name__} does not say what it makes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """A row is an example as `encoder` made it: {field: int32 array}."""
+
+  encoder: Encoder
+
+
 class Objective(Branch):
   """Frozen dataclasses derive from it; `length` is data.sequence_length wherever it is asked for."""
 
   shortest = 1  # the least `length` that leaves a row room for text
   scores_text = False  # whether the loss is the code length of every token of the text
+  task = "lm"  # which of a family's heads it trains, as `interop.family` calls them
+  generates = False  # whether `answers` wants predicted["tokens"]: what follows `prompt(record, vocabulary, length)`
+  shows: tuple[str, ...] = ()  # the fields of a record whose tokens are the text that an answer is of
+  judged_by: tuple[str, ...] = ()  # the metrics in `measures.tasks` of its answers; the first is the one that counts
 
   def needs(self, length: int) -> tuple[str, ...]:
     """Names of the special tokens that the transform uses, beside `end`."""
     return ()
 
-  def layout(self, length: int, packed: bool) -> Windows | Packed | Sentences | Documents:
+  def layout(self, length: int, packed: bool) -> Windows | Packed | Sentences | Documents | Examples:
     """How rows are cut from documents; `packed` (data.packed) asks for Packed where there is a choice."""
     raise TypeError(f"{type(self).__name__} does not say how it reads")
+
+  def extent(self, sizes: dict[str, int]) -> int | None:
+    """The least `length` that cuts nothing off a record whose arrays have these sizes; None: rows are always full.
+
+    Where data.buckets has shorter lengths, a batch is made with the least of them that is enough for all its rows.
+    """
+    return None
 
   def transform(self, record: dict, rng: np.random.Generator, *, vocabulary: Vocabulary, length: int) -> dict:
     """A row as `layout` says -> an example, numpy arrays that `batch_shapes` promises, B apart.
@@ -82,6 +136,10 @@ class Objective(Branch):
     """What a batch is, without data: name -> ShapeDtypeStruct; `packed` as `layout` was told."""
     raise TypeError(f"{type(self).__name__} does not say what a batch is")
 
+  def model_fields(self) -> dict:
+    """The fields of the model's config that follow from the objective, where a recipe does not set them."""
+    return {}
+
   def model_laws(self, model):
     """Yields (field of the TransformerConfig `model`, value, law) for each law that a model to train breaks."""
     return ()
@@ -90,12 +148,31 @@ class Objective(Branch):
     """What is trained: the Transformer of `config`, and where the objective needs one a second beside it."""
     return Model(config, dtype, remat)
 
+  def predict(self, model: Model, params, batch: dict) -> dict:
+    """What `answers` needs of the model, without dropout: name -> array [B, ...]."""
+    raise TypeError(f"{type(self).__name__} predicts nothing")
+
+  def answers(self, records: list[dict], predicted: dict[str, np.ndarray], tokenizer) -> list[dict]:
+    """What the model says of each record, and what is right, as JSON takes it: {"predicted", "expected", ...}.
+
+    `records` are as `layout` says, `predicted` is what `predict` gave of their batch: arrays of numpy, [B, ...].
+    """
+    raise TypeError(f"{type(self).__name__} gives no answers")
+
   def loss(self, model: Model, params, batch: dict, key, train: bool):
     """(sum, weight, metrics). The loss is sum / weight, over all devices and parts of a batch, in nats.
 
     A metric is a sum of the same weight, or (sum, weight) where it has its own.
     """
     raise TypeError(f"{type(self).__name__} has no loss")
+
+  def loss_from(self, model: Model, params, hidden_BTD, batch: dict, train: bool):
+    """What `loss` gives, of one pass whose last layer gave `hidden_BTD`: so a teacher's can be set beside them."""
+    raise TypeError(f"{type(self).__name__} is no loss of one pass")
+
+  def answering(self, hidden_BTD, batch: dict):
+    """Of the states those that batch["weights"] weighs, where the vocabulary is what they are told from."""
+    return hidden_BTD
 
 
 def shapes(dtypes: dict, *shape) -> dict:

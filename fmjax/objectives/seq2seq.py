@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax.laws import at_least
-from fmjax.objectives.objective import Documents, padded, shapes
+from fmjax.objectives import labelled
+from fmjax.objectives.objective import Documents, Encoder, Examples, padded, shapes
 from fmjax.objectives.token_loss import TokenLoss
 from fmjax.objectives.vocabulary import Vocabulary
 
@@ -47,13 +48,39 @@ class Pairs(TokenLoss):
 
 
 @dataclasses.dataclass(frozen=True)
+class PrefixEncoder(Encoder):
+  """The tokens of two texts, the first of which begins with `prefix`, none closed by `end`."""
+
+  prefix: str = ""
+
+  columns = fields = "source", "target"
+
+  def encode(self, records, tokenizer):
+    records = [
+      [labelled.text_of(value, name, number) for value, name in zip(record, self.columns)]
+      for number, record in enumerate(records)
+    ]
+    pieces = iter(
+      tokenizer.encode_all([text for source, target in records for text in (self.prefix + source, target)])
+    )
+    return [[(next(pieces), next(pieces))] for _ in records]
+
+
+@dataclasses.dataclass(frozen=True)
 class SequenceToSequence(Pairs):
-  """Sutskever et al. 2014, arXiv:1409.3215; label smoothing is 0.1 in Vaswani et al. 2017, arXiv:1706.03762."""
+  """Sutskever et al. 2014, arXiv:1409.3215; label smoothing is 0.1 in Vaswani et al. 2017, arXiv:1706.03762.
+
+  A `prefix` says which task a source is of, where a model has several (Raffel et al. 2020, arXiv:1910.10683, section
+  2.4): "translate English to German: ".
+  """
 
   name: str = "seq2seq"
   source_length: int | None = None  # tokens of a source; None: data.sequence_length, as a target has
+  prefix: str = ""  # of each source, as text
 
   shortest = 2
+  generates = True
+  judged_by = "bleu", "chrf", "rouge1", "rougel", "exact_match"
 
   def laws(self):
     yield from super().laws()
@@ -65,9 +92,14 @@ class SequenceToSequence(Pairs):
   def sizes(self, length: int) -> tuple[int, int]:
     return self.source_length or length, length
 
-  def layout(self, length: int, packed: bool) -> Documents:
+  def layout(self, length: int, packed: bool) -> Documents | Examples:
+    if self.prefix:
+      return Examples(PrefixEncoder(self.prefix))
     S, T = self.sizes(length)
     return Documents((("source", S), ("target", T)))
+
+  def extent(self, sizes: dict[str, int]) -> int:
+    return max(sizes[name] + 1 for name in (("target",) if self.source_length else ("source", "target")))
 
   def transform(self, record: dict, rng: np.random.Generator, *, vocabulary: Vocabulary, length: int) -> dict:
     return self.pair(record["source"], record["target"], vocabulary, length)
@@ -76,3 +108,21 @@ class SequenceToSequence(Pairs):
     yield from super().model_laws(model)
     if model.has_table and (self.source_length or 0) > (model.max_positions or float("inf")):
       yield "max_positions", model.max_positions, f"reads more: objective.source_length={self.source_length}"
+
+  def prompt(self, record: dict, vocabulary: Vocabulary, length: int) -> np.ndarray:
+    """The tokens of the source, with its `end`."""
+    return np.append(record["source"][: self.sizes(length)[0] - 1], vocabulary.end).astype(np.int32)
+
+  def answers(self, records, predicted, tokenizer) -> list[dict]:
+    """What was generated of the sources, predicted["tokens"] [B, N], up to an end; and the targets that were read."""
+    found = []
+    for record, tokens in zip(records, predicted["tokens"]):
+      text = tokenizer.decode(before_end(tokens, tokenizer.end))
+      found.append(dict(predicted=text, expected=tokenizer.decode(record["target"].tolist())))
+    return found
+
+
+def before_end(tokens: np.ndarray, *ends: int) -> list[int]:
+  """The tokens before the first of `ends`."""
+  places = np.flatnonzero(np.isin(tokens, ends))
+  return tokens[: places[0] if len(places) else None].tolist()

@@ -23,7 +23,9 @@ class TokenLoss(Objective):
 
   def loss(self, model, params, batch: dict, key, train: bool):
     """(sum, weight, metrics): sums over tokens in nats; metrics are sums of the same weight."""
-    hidden_BTD = model.apply(params, batch, key=key, train=train).hidden
+    return self.loss_from(model, params, model.apply(params, batch, key=key, train=train).hidden, batch, train)
+
+  def loss_from(self, model, params, hidden_BTD, batch: dict, train: bool):
     states, bias_V = model.states(params, hidden_BTD)
     regularisers = (self.label_smoothing, self.z_loss) if train else (0.0, 0.0)
     terms = Terms(model.config.V, *regularisers, model.config.output_softcap)

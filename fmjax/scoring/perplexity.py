@@ -5,7 +5,6 @@ length, every token but the first few has half a window or more before it. So do
 perplexity of fixed-length models.
 """
 
-import functools
 import json
 import math
 import pathlib
@@ -17,10 +16,9 @@ import numpy as np
 from fmjax.data.sources import read_text
 from fmjax.decode.prompts import bucket
 from fmjax.errors import FmjaxError
-from fmjax.evaluate import evaluate
+from fmjax.evaluate import evaluate, step_of
 from fmjax.objectives.next_token import NextToken
 from fmjax.scoring.likelihood import LanguageModel, batch_rows, load
-from fmjax.step import eval_step
 
 LENGTH = 2048  # of a window, where the model has more positions and nothing else is asked
 
@@ -166,8 +164,7 @@ def table(subject: LanguageModel, path, length: int | None = None, stride: int |
     raise FmjaxError("DATA_BAD", "the text has no token to score", where=path, got=f"{tokens} in all")
   facts |= dict(bytes=f"{size:,}", tokens=f"{tokens:,}", scored=f"{scored:,}")
   with jax.set_mesh(subject.mesh):
-    step = jax.jit(functools.partial(eval_step, model=subject.model, objective=NextToken()))
     # Where first tokens are not scored, a byte costs what it does in the others.
-    row = evaluate(step, subject.params, dict(text=batches(rows)), size / tokens)
+    row = evaluate(step_of(subject.model, NextToken()), subject.params, dict(text=batches(rows)), size / tokens)
   numbers = {"eval/loss": row["eval/loss"], "eval/perplexity": math.exp(min(row["eval/loss"], 700.0)), **row}
   return facts | numbers

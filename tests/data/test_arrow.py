@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fmjax.config import SourceConfig
+from fmjax.corpus import SourceConfig
 from fmjax.data import arrow, sources
 from fmjax.errors import FmjaxError
 
@@ -196,3 +196,45 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
   (tmp_path / "a.parquet").write_bytes(b"PAR1")
   with pytest.raises(FmjaxError, match=r"(?s)USAGE.*pip install 'fmjax\[parquet\]'"):
     sources.parts(source(tmp_path), 0.1)
+
+
+def labelled():
+  answers = [{"text": ["a", "b"], "start": [1, 2]}, {"text": [], "start": []}, None]
+  return pa.table({
+    "text": [b"bytes", b"of", b"text"],
+    "label": pa.array([2, None, 0], pa.int8()),
+    "score": pa.array([0.5, 0.25, 0.1], pa.float32()),
+    "answers": answers,
+    "kind": pa.array(["x", "y", "x"]).dictionary_encode(),
+    "day": pa.array([0, 1, 2], pa.date32()),
+  })  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["parquet", "huggingface"])
+def test_values_are_pythons_own(tmp_path, kind):
+  if kind == "parquet":
+    pq.write_table(labelled(), tmp_path / "a.parquet", row_group_size=2)
+  else:
+    name = "data-00000-of-00001.arrow"
+    with pa.OSFile(str(tmp_path / name), "wb") as sink, pa.ipc.new_stream(sink, labelled().schema) as writer:
+      writer.write_table(labelled(), 2)
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+  columns = ("label", "answers/text", "text", "score", "answers/start", "kind")
+  parts = sources.parts(source(tmp_path, kind, columns=columns), 0.1, typed=True)
+  found = [document.values for part in parts for document in part.documents()]
+  assert found == [
+    (2, ["a", "b"], "bytes", 0.5, [1, 2], "x"),
+    (None, [], "of", 0.25, [], "y"),
+    (0, None, "text", float(pa.scalar(0.1, pa.float32()).as_py()), None, "x"),
+  ]
+  assert type(found[0][0]) is int and type(found[0][3]) is float
+  for columns, words in (
+    (("day",), ["'day' holds a value of no known kind", "row 0", "got:   date"]),
+    (("answer/text",), ["no column 'answer'", "did you mean 'answers'"]),
+    (("answers/texts",), ["no column 'answers/texts'", "row 0", "did you mean 'answers/text'"]),
+  ):
+    with pytest.raises(FmjaxError) as caught:
+      list(sources.parts(source(tmp_path, kind, columns=columns), 0.1, typed=True)[0].documents())
+    assert all(word in str(caught.value) for word in ["DATA_BAD", *words]), str(caught.value)
+  with pytest.raises(FmjaxError, match="(?s)'answers/text' holds no text.*row 0.*got:   list"):
+    read(source(tmp_path, kind, columns=("answers/text",)))

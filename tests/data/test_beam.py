@@ -7,7 +7,7 @@ import pytest
 
 from fmjax import data
 from fmjax.cleaning import Cleaning
-from fmjax.config import DataConfig
+from fmjax.corpus import DataConfig
 from fmjax.data import documents
 from fmjax.data.beam import Beam
 from fmjax.errors import FmjaxError

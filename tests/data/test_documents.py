@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fmjax.config import SourceConfig
+from fmjax.corpus import SourceConfig
 from fmjax.data import documents, files, sources
 from fmjax.errors import FmjaxError
 
@@ -16,7 +16,7 @@ def source(path, **fields):
 
 def read(source):
   parts = sources.parts(source, 0.1)
-  return [[(document.name, document.texts) for document in part.documents()] for part in parts]
+  return [[(document.name, document.values) for document in part.documents()] for part in parts]
 
 
 def as_lines(texts, end="\n"):
@@ -168,3 +168,66 @@ def test_a_range_reads_no_more_than_its_own_lines(tmp_path, monkeypatch):
   for part in sources.parts(source(tmp_path / "a.jsonl"), 0.1)[1:]:
     read_bytes.clear()
     assert not list(part.documents()) and sum(read_bytes) <= 1101
+
+
+# --- values of any kind
+
+
+def typed(source):
+  return [document.values for part in sources.parts(source, 0.1, typed=True) for document in part.documents()]
+
+
+RECORD = {
+  "n": 3, "x": 0.1, "none": None, "yes": True, "a/b": "key", "list": [1, [2.5, "é"], None],
+  "answers": {"text": ["one", "two"], "start": [4, 9]}, "turns": [{"role": "user"}, {"role": "model", "more": 1}],
+}  # fmt: skip
+
+
+def test_values_are_what_the_record_has(tmp_path):
+  (tmp_path / "a.jsonl").write_text(json.dumps(RECORD) + "\n")
+  names = ("n", "x", "none", "yes", "a/b", "list", "answers", "answers/start", "turns/role", "none/below")
+  (found,) = typed(source(tmp_path / "a.jsonl", columns=names))
+  assert found == (
+    3,
+    0.1,
+    None,
+    True,
+    "key",
+    [1, [2.5, "é"], None],
+    RECORD["answers"],
+    [4, 9],
+    ["user", "model"],
+    None,
+  )
+  assert [type(value) for value in found[:4]] == [int, float, type(None), bool]
+  document = documents.Document("name", ("a", ["b", {"c": "d"}], 1, None))
+  assert document.text == "a\nb\nd"
+
+
+@pytest.mark.parametrize(
+  "name, words",
+  [
+    ("anwers/text", ["no column 'anwers/text'", "did you mean 'answers'"]),
+    ("answers/txt", ["no column 'answers/txt'", "did you mean 'answers/text'"]),
+    ("turns/more", ["no column 'turns/more'", "did you mean 'turns/role'"]),
+    ("x/y", ["no column 'x/y'", "did you mean 'x'"]),
+  ],
+)
+def test_a_column_that_is_not_below_another_is_told(tmp_path, name, words):
+  (tmp_path / "a.jsonl").write_text(json.dumps(RECORD) + "\n")
+  with pytest.raises(FmjaxError) as caught:
+    typed(source(tmp_path / "a.jsonl", columns=(name,)))
+  assert all(word in str(caught.value) for word in ["DATA_BAD", "a.jsonl at byte 0", *words]), str(caught.value)
+
+
+def test_half_a_character_is_found_at_any_depth(tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"text": [1, {"b": "ab\\ud83d"}]}\n')
+  with pytest.raises(FmjaxError, match=r"(?s)surrogate.*a\.jsonl at byte 0.*\\ud83d at its character 2"):
+    typed(source(tmp_path / "a.jsonl"))
+
+
+def test_texts_below_a_column_are_texts_too(tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"translation": {"en": "a", "de": "b"}}\n')
+  assert read(source(tmp_path / "a.jsonl", columns=("translation/de", "translation/en"))) == [
+    [("a.jsonl@0", ("b", "a"))]
+  ]

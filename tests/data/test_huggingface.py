@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fmjax import data
-from fmjax.config import DataConfig
+from fmjax.corpus import DataConfig
 from fmjax.data import tokenizers as tk
 from fmjax.errors import EXIT, FmjaxError
 

@@ -11,7 +11,7 @@ import pytest
 
 from fmjax import data
 from fmjax.__main__ import main
-from fmjax.config import DataConfig
+from fmjax.corpus import DataConfig
 from fmjax.data import inspection
 from fmjax.objectives import MaskedToken, NextToken
 

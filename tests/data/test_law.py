@@ -12,7 +12,8 @@ import pytest
 import xxhash
 
 from fmjax import data
-from fmjax.config import DataConfig, fits
+from fmjax.config import fits
+from fmjax.corpus import DataConfig
 from fmjax.objectives import OBJECTIVES, NextToken
 
 B, T, STEPS, SEED = 12, 64, 24, 5
@@ -100,7 +101,8 @@ RUN = """
 import json, pathlib, sys
 import numpy as np
 from fmjax import data
-from fmjax.config import DataConfig, fits
+from fmjax.config import fits
+from fmjax.corpus import DataConfig
 from fmjax.objectives import NextToken
 
 if __name__ == "__main__":
@@ -148,15 +150,32 @@ def test_any_processes_and_workers_make_the_same_batches(tree, hashes, tmp_path,
     assert hashes_of_processes(tree, tmp_path, hosts, workers, start, STEPS) == hashes[start:]
 
 
+FIELDS = dict(
+  classification=dict(labels=("no", "yes")),
+  tagging=dict(labels=("O", "B-X")),
+  multiple_choice=dict(labels=("a", "b")),
+  question_answering=dict(stride=8, question_tokens=8),
+)
+
+
+def record(choose) -> dict:
+  """What every objective finds its columns in."""
+  one, other = (". ".join("Ab cd ef " * choose.randint(1, 6) for _ in range(choose.randint(1, 6))) for _ in "12")
+  words, turns = one.split(), [dict(role="user", content=one), dict(role="assistant", content=other)]
+  return dict(
+    text=one, source=one, target=other, label=choose.randrange(2), other=other, score=choose.random(),
+    words=words, tags=[choose.choice(("O", "B-X")) for _ in words], messages=turns,
+    context=one, choices=[other, one], id=choose.random(), question=other,
+    answers=dict(text=["cd"], answer_start=[one.index("cd")]),
+  )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_law_holds_for_every_objective(name, tmp_path):
   """Its batches are those that it promised, whoever makes which rows, in whatever order."""
-  objective = OBJECTIVES[name]()
+  objective = OBJECTIVES[name](**FIELDS.get(name, {}))
   choose, length = random.Random(1), 48
-  with open(tmp_path / "a.jsonl", "w") as file:
-    for _ in range(60):
-      one, other = (". ".join("Ab cd ef " * choose.randint(1, 6) for _ in range(choose.randint(1, 6))) for _ in "12")
-      file.write(json.dumps(dict(text=one, source=one, target=other)) + "\n")
+  (tmp_path / "a.jsonl").write_text("".join(json.dumps(record(choose)) + "\n" for _ in range(60)))
   config = DataConfig(source="jsonl", path=str(tmp_path / "a.jsonl"), tokenizer="bytes", sequence_length=length,
                       cache=str(tmp_path / "cache"))  # fmt: skip
   prepared = data.prepare(config, objective)

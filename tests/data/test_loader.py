@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from fmjax import data
-from fmjax.config import DataConfig, fits
+from fmjax.config import fits
+from fmjax.corpus import DataConfig
 from fmjax.data import streams
 from fmjax.data.loader import Order
 from fmjax.errors import FmjaxError
@@ -159,7 +160,7 @@ def test_worker_processes_give_the_same_batches(prepared):
 WORKERS = """
 import multiprocessing, signal, sys, os
 from fmjax import data
-from fmjax.config import DataConfig
+from fmjax.corpus import DataConfig
 if __name__ == "__main__":
   config = DataConfig(source="text", path=sys.argv[1], tokenizer="characters", sequence_length=8, eval_fraction=0.2,
                       cache=sys.argv[2])

@@ -8,7 +8,8 @@ import random
 import numpy as np
 import pytest
 
-from fmjax.config import Component, DataConfig, from_config_dict, to_dict
+from fmjax.config import from_config_dict, to_dict
+from fmjax.corpus import Component, DataConfig
 from fmjax.data import mixture as mx
 from fmjax.data.mixture import PERIOD, Mixture
 from fmjax.errors import FmjaxError

@@ -21,7 +21,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from fmjax import data
 from fmjax.cleaning import Cleaning
-from fmjax.config import DataConfig
+from fmjax.corpus import DataConfig
 from fmjax.data import cache, documents, preparation, sources, tokenising
 from fmjax.data import tokenizers as tk
 from fmjax.data.dataset import Split
@@ -269,10 +269,12 @@ def stream_of(tokens, name) -> np.ndarray:
 @pytest.mark.parametrize("sentences", [False, True])
 def test_many_parts_hold_what_one_does(tmp_path, monkeypatch, sentences):
   config = of_lines(tmp_path, lines(tmp_path, 300), tokenizer="sentencepiece", vocab_size=300)
-  (one,) = preparation.prepare(config, sentences=sentences)
+  (one,) = preparation.prepare(config, tokenising.Reads(sentences=sentences))
   monkeypatch.setattr(documents, "PART_BYTES", 10_000)
   monkeypatch.setattr(tokenising, "CHUNK", 700)
-  (many,) = preparation.prepare(dataclasses.replace(config, cache=str(tmp_path / "many")), sentences=sentences)
+  (many,) = preparation.prepare(
+    dataclasses.replace(config, cache=str(tmp_path / "many")), tokenising.Reads(sentences=sentences)
+  )
   assert len(many.facts["columns"]["train-text"]["part_tokens"]) > 20
   for name in ("train-text", "eval-text"):
     own, whole = (dict(made.facts["columns"][name]) for made in (many, one))
@@ -293,7 +295,7 @@ def test_many_parts_hold_what_one_does(tmp_path, monkeypatch, sentences):
 PREPARE = """
 import sys
 from fmjax import data
-from fmjax.config import DataConfig
+from fmjax.corpus import DataConfig
 made = data.prepare(DataConfig(source="text", path=sys.argv[1], tokenizer="sentencepiece", vocab_size=300,
                                sequence_length=16, cache=sys.argv[2]))
 print(made.splits["train"][0].tokens.folder, made.fingerprint)
@@ -353,7 +355,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
 
 PARTS = """
 import sys
-from fmjax.config import DataConfig
+from fmjax.corpus import DataConfig
 from fmjax.data import documents, preparation, runners
 documents.PART_BYTES = int(sys.argv[4])
 config = DataConfig(source="jsonl", path=sys.argv[1], tokenizer="sentencepiece", vocab_size=300, cache=sys.argv[2])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from fmjax.config import SourceConfig
+from fmjax.corpus import SourceConfig
 from fmjax.data import records, sources
 from fmjax.errors import FmjaxError
 
@@ -106,6 +106,9 @@ def corpus(tmp_path_factory):
 
     def _info(self):
       kinds = {"text": tfds.features.Text(), "title": tfds.features.Text(), "label": tfds.features.Scalar(np.int64)}
+      kinds["kind"] = tfds.features.ClassLabel(names=["even", "odd"])
+      kinds["answers"] = tfds.features.Sequence({"text": tfds.features.Text(), "start": np.int32})
+      kinds["scores"] = tfds.features.Tensor(shape=(2,), dtype=np.float32)
       kinds["picture"] = tfds.features.Image(shape=(1, 1, 3))  # whose bytes cannot be decoded
       return tfds.core.DatasetInfo(
         builder=self, description="Small.", features=tfds.features.FeaturesDict(kinds), disable_shuffling=True
@@ -116,9 +119,11 @@ def corpus(tmp_path_factory):
 
     def _generate_examples(self, texts):
       for number, text in enumerate(texts):
+        example = {"text": text, "title": f"title {number}", "label": number, "picture": io.BytesIO(b"no picture")}
+        example["answers"] = {"text": [text] * (number % 3), "start": [*range(number % 3)]}
         yield (
           number,
-          {"text": text, "title": f"title {number}", "label": number, "picture": io.BytesIO(b"no picture")},
+          example | {"kind": ["even", "odd"][number % 2], "scores": np.float32([number, 0.5])},
         )
 
   folder = tmp_path_factory.mktemp("tfds")
@@ -149,6 +154,29 @@ def test_splits_and_columns_of_a_data_set(corpus):
   assert found[1] == ("small_corpus/1.0.0/train#0", ("title 0", TEXTS[0]), False)
   assert len(found) == 101
   assert [texts[0] for _, texts, _ in flat(read(tfds_source(corpus, split="train[10:13]")))] == TEXTS[10:13]
+
+
+def test_values_of_an_example_are_pythons_own(corpus):
+  columns = ("text", "kind", "label", "scores", "answers/text", "answers/start")
+  (part,) = sources.parts(tfds_source(corpus, columns=columns), 0.1, typed=True)
+  found = [document.values for document in part.documents()]
+  assert found == [
+    (text, n % 2, n, [float(n), 0.5], [text] * (n % 3), [*range(n % 3)]) for n, text in enumerate(TEXTS)
+  ]
+  assert {tuple(type(value) for value in values) for values in found} == {(str, int, int, list, list, list)}
+  assert {type(one) for *_, scores, texts, starts in found for one in (*scores, *texts, *starts)} == {float, str, int}
+  assert part.where("small_corpus/1.0.0/train#7") == "small_corpus/1.0.0/train example 7"
+  assert "tensorflow" not in sys.modules
+
+
+def test_records_have_values_of_any_kind(tmp_path):
+  write(tmp_path / "a.arrayrecord", [json.dumps({"text": "a", "label": 1, "more": {"x": [0.5]}}), "{}"])
+  (part,) = sources.parts(source(tmp_path, columns=("label", "more/x")), 0.1, typed=True)
+  found = part.documents()
+  assert next(found).values == (1, [0.5])
+  with pytest.raises(FmjaxError, match=r"(?s)no column 'label'.*a\.arrayrecord record 1"):
+    next(found)
+  assert part.where("a.arrayrecord#1") == f"{tmp_path / 'a.arrayrecord'} record 1"
 
 
 def test_the_digest_is_of_the_split_and_the_files(corpus):

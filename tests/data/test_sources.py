@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from fmjax.config import SourceConfig
+from fmjax.corpus import SourceConfig
 from fmjax.data import documents, sources
 from fmjax.errors import FmjaxError
 

@@ -14,6 +14,7 @@ from fmjax.data import special, vocabularies
 from fmjax.data import tokenizers as tk
 from fmjax.errors import FmjaxError
 from fmjax.objectives import OBJECTIVES
+from tests.objectives.examples import made
 
 GOLDEN = pathlib.Path(__file__).parent / "golden_tokenizers"
 TEXTS = json.loads((GOLDEN / "texts.json").read_text())["texts"]
@@ -225,7 +226,7 @@ def test_tokens_are_shown(kind):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_what_every_objective_needs_can_be_given(name, tmp_path):
-  needs = OBJECTIVES[name]().needs(64)
+  needs = made(name).needs(64)
   given = tk.Bytes().with_special(needs)
   given.save_pretrained(tmp_path)
   assert tk.from_folder(tmp_path).special == given.special and given.special.keys() == {"eos", *needs}

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from fmjax.architecture import TransformerConfig
 from fmjax.errors import FmjaxError
 from fmjax.interop import from_pretrained
-from fmjax.interop.export import export
+from fmjax.interop.export import adapted, export
 from fmjax.models import Model
 from tests.interop.folders import FOLDERS, GOLDEN, mesh_of
 
@@ -53,6 +53,17 @@ def test_without_its_config_the_structure_names_the_family(folder, golden, tmp_p
   again = from_pretrained(send(found, tmp_path / "out", hf_config=None), mesh=found.mesh)
   assert (again.config, again.architecture) == (found.config, found.architecture)
   assert same(again.params, found.params)
+
+
+def test_another_head_keeps_its_family(golden, tmp_path):
+  came = golden("xlm-roberta/XLMRobertaForMaskedLM").hf_config  # whose structure RoBERTa has too
+  found = golden("xlm-roberta/XLMRobertaForSequenceClassification")
+  how = dict(hf_config=adapted(came, "sequence", found.config.classes), labels=("a", "b", "c"))
+  hf = json.loads((send(found, tmp_path / "out", **how) / "config.json").read_text())
+  assert (hf["model_type"], hf["architectures"]) == ("xlm-roberta", ["XLMRobertaForSequenceClassification"])
+  assert hf["id2label"] == {"0": "a", "1": "b", "2": "c"} and hf["label2id"] == {"a": 0, "b": 1, "c": 2}
+  assert same(from_pretrained(tmp_path / "out", mesh=found.mesh).params, found.params)
+  assert len(adapted(hf, "qa", 2)["id2label"]) == 2 and adapted(hf, "sequence", 3) == hf
 
 
 def test_shards_and_eight_devices(golden, tmp_path):

@@ -54,8 +54,14 @@ def prefix(T):
   return ((places < 2 + longer) | ((places >= T // 3) & (places < T // 3 + 3 + longer))).astype(jnp.int32)
 
 
+def learned(P=3):
+  return tuple(jax.random.normal(key, (P, K, H)) for key in jax.random.split(jax.random.key(5)))
+
+
 CALLS = {
   "causal": dict(causal=True),
+  "learned": dict(causal=True, learned=learned(), segments=(packed(T), packed(S)), window=4, bias=bias_NTS(1)),
+  "learned of all": dict(causal=False, learned=learned(), softcap=2.0),
   "padded": dict(causal=False, segments=(packed(T), packed(S))),
   "window": dict(causal=True, window=3),
   "window of packed": dict(causal=True, window=4, segments=(packed(T), packed(S))),
@@ -88,7 +94,7 @@ def test_other_lengths_of_keys(one_device):
   close(value_and_grads(attention, *qkv(S=5), **call), value_and_grads(reference, *qkv(S=5), **call))
 
 
-@pytest.mark.parametrize("name", ["causal", "bias", "prefix of packed", "all"])
+@pytest.mark.parametrize("name", ["causal", "bias", "prefix of packed", "learned", "all"])
 def test_eight_devices_equal_one(name):
   with jax.set_mesh(mesh_of()):
     one = value_and_grads(attention, *qkv(), **CALLS[name])
@@ -113,7 +119,10 @@ def test_no_gradient_from_the_future(one_device):
       assert t == 0 or np.all(np.any(np.asarray(grad)[:, t], -1))
 
 
-@pytest.mark.parametrize("name", ["causal", "window", "window of packed", "prefix of packed", "all but dropout"])
+BLOCKS = ["causal", "window", "window of packed", "prefix of packed", "learned", "all but dropout"]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_of_queries_equal_the_slow_truth(name, one_device, monkeypatch):
   monkeypatch.setattr(room, "MIN_ROWS", 5)  # T = 12: two whole blocks and a short one
   call = CALLS["all"] | dict(key=None) if name == "all but dropout" else CALLS[name]

@@ -5,11 +5,19 @@ import functools
 import jax
 import numpy as np
 
+from fmjax.objectives import OBJECTIVES
 from fmjax.objectives.vocabulary import Vocabulary
 
 END, FIRST = 1, 200  # of ordinary tokens
 NAMES = ["pad", "mode_r", "mode_s", "mode_x", "fim_prefix", "fim_suffix", "fim_middle"]
 SPECIAL = dict(zip(NAMES, (0, *range(2, 8)))) | {f"sentinel_{n}": 199 - n for n in range(180)}
+
+NEEDED = dict(classification=dict(labels=("no", "yes")), tagging=dict(labels=("O", "B-X")))  # without a default
+
+
+def made(name: str, **fields):
+  """The objective of that name, with the fields that it cannot do without."""
+  return OBJECTIVES[name](**NEEDED.get(name, {}), **fields)
 
 
 @functools.cache

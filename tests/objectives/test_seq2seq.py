@@ -10,8 +10,9 @@ from fmjax.architecture import TransformerConfig
 from fmjax.laws import Wrong
 from fmjax.models import Model
 from fmjax.objectives import SequenceToSequence
-from fmjax.objectives.objective import Documents
+from fmjax.objectives.objective import Documents, Examples
 from fmjax.step import eval_step, place
+from tests.objectives import tasks
 from tests.objectives.examples import END, SPECIAL, keeps_its_promise, text, vocabulary
 
 PAD = SPECIAL["pad"]
@@ -69,3 +70,30 @@ def test_padding_and_pairs_without_text_change_no_loss(on):
     tight, wide = sums(texts, 6, 7), sums([*texts, nothing], 13, 11)
   assert tight["weight"] == wide["weight"] == 11
   np.testing.assert_allclose(wide["loss"], tight["loss"], rtol=1e-5)
+
+
+def test_a_prefix_stands_before_each_source():
+  """Text of one string, so that the tokens at the seam are those of the whole."""
+  objective, made = SequenceToSequence(prefix="translate: ", source_length=12), tasks.tokenizer("t5")
+  assert isinstance(objective.layout(16, False), Examples) and isinstance(OBJECTIVE.layout(16, False), Documents)
+  (row,) = tasks.read(objective, [("the king", "hello")], 16, "t5")
+  assert row["source"].tolist() == made.encode("translate: the king") and row["target"].tolist() == made.encode(
+    "hello"
+  )
+  batch = tasks.batch_of(objective, [row], 16, "t5")
+  assert batch["source_tokens"][0].tolist()[: len(row["source"]) + 1] == [*row["source"], made.end][:12]
+  assert "'source' holds no text" in str(tasks.refused(objective, (None, "x"), name="t5"))
+
+
+def test_the_extent_is_the_length_that_cuts_nothing():
+  sizes = dict(source=9, target=5)
+  assert SequenceToSequence().extent(sizes) == 10 and SequenceToSequence(source_length=4).extent(sizes) == 6
+
+
+def test_answers_end_where_the_text_does():
+  made = tasks.tokenizer("t5")
+  row = dict(source=np.array(made.encode("the king"), np.int32), target=np.array(made.encode("hello"), np.int32))
+  tokens = np.array([made.encode("hello the") + [made.end] + made.encode("king")])
+  assert OBJECTIVE.answers([row], dict(tokens=tokens), made) == [dict(predicted="hello the", expected="hello")]
+  prompt = SequenceToSequence(source_length=3).prompt(row, made.vocabulary(("pad",)), 8)
+  assert prompt.tolist() == [*row["source"][:2], made.end]
