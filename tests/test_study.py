@@ -23,6 +23,8 @@ from tests.objectives.tasks import model_of
 MODEL = dict(kind="encoder", D=32, L=2, N=2, F=64, dropout=0.1)
 ONE_MESH = "--config.mesh.fsdp=8"  # no axis takes the devices that are left: a study's mesh is a run's
 
+pytestmark = pytest.mark.slow  # each run compiles its step
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -40,6 +40,13 @@ MERGED = ("lora", "lora-all", "dora", "ia3")
 RATE = dict(learning_rate=np.float32(1e-2))
 
 
+def cases(kinds):
+  """(model, kind): every kind on one model, and one kind on every model; the others take minutes."""
+  quick = {("gpt", kind) for kind in kinds} | {(name, "lora-all") for name in MODELS}
+  every = [(name, kind) for name in MODELS for kind in kinds]
+  return [pytest.param(*one, marks=() if one in quick else pytest.mark.slow) for one in every]
+
+
 def method(kind: str):
   fields = dict(KINDS[kind])
   return METHODS[fields.pop("name")](**fields)
@@ -83,8 +90,7 @@ def hidden(model, params):
   return jax.jit(lambda params, batch: model.apply(params, batch).hidden)(params, place(batch(model)))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "prefix"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "kind"), cases([kind for kind in KINDS if kind != "prefix"]))
 def test_an_adapted_model_begins_as_the_base(name, kind, one_device):
   adaptation, _, start = begun(name, kind)
   base = jax.jit(adaptation.model.init)(jax.random.key(0))
@@ -110,8 +116,7 @@ def test_what_rests_stays_and_all_that_trains_moves(kind, one_device):
   assert not still
 
 
-@pytest.mark.parametrize("kind", MERGED)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "kind"), cases(MERGED))
 def test_merged_equals_unmerged(name, kind, one_device):
   adaptation, _, start = begun(name, kind)
   state, resting = start(jax.random.key(0), {})
@@ -124,6 +129,7 @@ def test_merged_equals_unmerged(name, kind, one_device):
   np.testing.assert_allclose(together, apart, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora-all", "dora", "bottleneck", "ia3", "prefix"])
 def test_a_mesh_trains_what_one_device_does(kind, on):
   found = []

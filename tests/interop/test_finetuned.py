@@ -26,6 +26,8 @@ def get_config():
   ))
 """
 
+pytestmark = pytest.mark.slow  # each run compiles its step
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
