@@ -79,20 +79,22 @@ def read_baselines(folder) -> dict:
 def evaluate(args):
   from fmjax import backend
 
-  name = args.model or args.workdir
+  names = args.model or [args.workdir]
   if args.data is None and (args.length is not None or args.stride is not None):
     raise FmjaxError("USAGE", "--length and --stride are the window over a text", fix="give --data=FILE too")
   if args.data is not None and args.overrides:
     raise FmjaxError("USAGE", "--data is a text by itself: it has no config", fix="leave --config.* or --data out")
+  if args.data is not None and (len(names) > 1 or args.combine):
+    raise FmjaxError("USAGE", "a text is evaluated by one model", fix="give one --model")
   backend.start()
   if args.data is None:
     from fmjax import judging
 
-    print(judging.judge(name, args.overrides, args.predictions, args.beams))
+    print(judging.judge(names, args.overrides, args.predictions, args.beams, args.combine))
     return
   from fmjax.scoring import perplexity
 
-  for key, value in perplexity.evaluate_text(name, args.data, args.length, args.stride).items():
+  for key, value in perplexity.evaluate_text(names[0], args.data, args.length, args.stride).items():
     print(f"{key:<20} {value if isinstance(value, str) else format(value, '.6f')}")
 
 

@@ -4,7 +4,7 @@ import argparse
 
 from fmjax.errors import FmjaxError
 
-SPEC = "WORKDIR, WORKDIR@STEP, WORKDIR@best, hf:FOLDER, peft:FOLDER or peft:FOLDER+hf:BASE"
+SPEC = "WORKDIR, WORKDIR@STEP, WORKDIR@best, hf:FOLDER, peft:FOLDER, peft:FOLDER+hf:BASE or avg:SPEC,SPEC,..."
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +45,8 @@ def runs(command):
   )
   which = one.add_mutually_exclusive_group(required=True)
   which.add_argument("--workdir", metavar="DIR")
-  which.add_argument("--model", metavar="SPEC", help=SPEC)
+  which.add_argument("--model", action="append", metavar="SPEC", help=f"{SPEC}; several answer a task together")
+  one.add_argument("--combine", metavar="HOW", help="of several models: average (the default), vote, or 0.5,0.3,0.2")
   one.add_argument(
     "--data", metavar="FILE", help='a text, or .jsonl of {"text": ...} or {"source": ..., "target": ...}'
   )

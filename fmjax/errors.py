@@ -1,5 +1,6 @@
 """One error type: a code, one message of at most six lines, and the exit status a supervisor can act on."""
 
+import contextlib
 import functools
 
 # Exit statuses follow sysexits.h; 75 is the only one a supervisor should answer by starting the command again.
@@ -49,6 +50,15 @@ class FmjaxError(Exception):
 
   def __str__(self):
     return message("error", self.code, self.what, self.rows, self.labels)
+
+
+@contextlib.contextmanager
+def extra(name: str, what: str, instead: str = ""):
+  """Around the import of a package that not all users have: USAGE, where it is lacking, with the extra to install."""
+  try:
+    yield
+  except ImportError as error:
+    raise FmjaxError("USAGE", what, got=error, fix=f"pip install 'fmjax[{name}]'{instead}") from error
 
 
 def message(kind: str, code: str, what: str, rows=(), labels=None) -> str:

@@ -2,10 +2,11 @@
 
 import json
 import pathlib
+from typing import NamedTuple
 
 import jax
 
-from fmjax import data, recipe, spec, workdir
+from fmjax import data, ensemble, recipe, spec, workdir
 from fmjax.assembly import eval_batches
 from fmjax.config import Config, from_config_dict, to_dict
 from fmjax.errors import FmjaxError
@@ -15,42 +16,94 @@ from fmjax.measures import tasks
 WHERE = ("data.", "train.batch_size", "objective.")  # what may differ from the run's own config
 
 
-def judge(name: str, changes: dict[str, str], predictions: str | None, beams: int | None) -> str:
-  """What `fmjax eval` prints of the SPEC `name`; `changes` are words of its command line: {"data.eval_path": ...}.
+class Judged(NamedTuple):
+  """A model's evaluation: its `row`, what it was of, and a task's answers by source, as the objective gives them."""
 
-  A task's answers are written to the file `predictions`, by default in the run's folder.
+  config: Config
+  row: dict
+  sources: dict
+  answers: dict[str, list[dict]]
+
+
+def judge(
+  names: list[str], changes: dict[str, str], predictions: str | None, beams: int | None, combine: str | None = None
+) -> str:
+  """What `fmjax eval` prints of the SPECs `names`; `changes` are words of its command line: {"data.eval_path": ...}.
+
+  Of several, each and what they answer together, combined as `combine` says. A task's answers are written to the file
+  `predictions`, by default in the first run's folder.
   """
-  found = spec.load(name)
-  if found.manifest.get("data_fingerprint") is None:
-    raise FmjaxError("USAGE", f"{name} was not trained here: it has no eval split", fix="give a text: --data=FILE")
-  config = changed(found.config, changes)
+  if combine and len(names) == 1:
+    raise FmjaxError("USAGE", "--combine is for several models", fix="give --model=SPEC for each of them")
+  if len(names) > 1:
+    ensemble.weights_of(combine or ensemble.AVERAGE, len(names))
+  found = spec.load(names[0])
+  config = changed_config(names[0], found, changes)
+  out = file_for(config, names, found, changes, predictions, beams)
+  first = evaluated(names[0], found, config, changes, beams)
+  if not first.answers:
+    return "\n".join(told_of(first.row))
+  every = [first]
+  for name in names[1:]:
+    found = spec.load(name)
+    every.append(evaluated(name, found, changed_config(name, found, changes), changes, beams))
+  answers = {source: shown(first.sources[source], one) for source, one in first.answers.items()}
+  if len(names) == 1:
+    write(out, answers)
+    return "\n".join([*in_words(config.objective, answers, first.row), "", f"predictions  {out}"])
+  together = of_all(every, answers, combine or ensemble.AVERAGE)
+  write(out, together)
+  return "\n".join([*side_by_side(names, every, together, combine), "", f"predictions  {out}"])
+
+
+def of_all(every: list[Judged], answers: dict[str, list[dict]], combine: str) -> dict[str, list[dict]]:
+  """What the models answer together; `answers` are the first's, as they are shown."""
+  if different := [one.config.objective for one in every if one.answers.keys() != answers.keys()]:
+    raise FmjaxError("DATA_BAD", "the models were evaluated on different sources", got=different[0].name,
+                     fix="give all the same data: --config.data.eval_path=FILE")  # fmt: skip
+  found = {}
+  for source, own in answers.items():
+    made = ensemble.combined([one.answers[source] for one in every], combine)
+    found[source] = [shown_as | one for shown_as, one in zip(own, made, strict=True)]
+  return found
+
+
+def file_for(config: Config, names, found, changes, predictions: str | None, beams: int | None):
+  """The file that the answers go to, or None; USAGE where the objective has no answers and some are asked for."""
+  objective = config.objective
+  if beams and not objective.generates:
+    raise FmjaxError("USAGE", f"objective {objective.name!r} writes no text", fix="leave --beams out")
+  if objective.judged_by:
+    return free(predictions or default_file(names, found, changes))
+  if predictions or beams or len(names) > 1:
+    raise FmjaxError("USAGE", f"objective {objective.name!r} has no answers to write", fix="leave it out")
+  return None
+
+
+def evaluated(name: str, found, config: Config, changes: dict[str, str], beams: int | None) -> Judged:
   prepared = data.prepare(config.data, config.objective)
   check(found, prepared, changes)
-  out = None
-  if config.objective.judged_by:
-    out = free(predictions or default_file(name, found, changes))
-  elif predictions or beams:
-    raise FmjaxError("USAGE", f"objective {config.objective.name!r} has no answers to write", fix="leave it out")
-  if beams and not config.objective.generates:
-    raise FmjaxError("USAGE", f"objective {config.objective.name!r} writes no text", fix="leave --beams out")
   sources = eval_batches(prepared, config)
   if not sources:
-    raise FmjaxError("DATA_BAD", "there is no text to evaluate on", where="data", got="an empty eval split",
+    raise FmjaxError("DATA_BAD", "there is no text to evaluate on", where=name, got="an empty eval split",
                      fix="set data.eval_path, data.eval_split or data.eval_fraction")  # fmt: skip
   with jax.set_mesh(found.mesh):
     step, told = step_of(found.model, config.objective), Answers(sources)
     row = evaluate(step, found.params, sources, prepared.bytes_per_token, answers=told)
     answers = {source: told.of(source) for source in sources if told}
     if config.objective.generates:
-      how = {} if beams is None else dict(num_beams=beams)
-      size = config.train.batch_size
+      how, size = {} if beams is None else dict(num_beams=beams), config.train.batch_size
       answers = {
         source: generated(found.model, found.params, one, size, **how) for source, one in sources.items()
       }  # fmt: skip
-  if not answers:
-    return "\n".join(told_of(row))
-  write(out, {source: shown(sources[source], every) for source, every in answers.items()})
-  return "\n".join([*in_words(config.objective, answers, row), "", f"predictions  {out}"])
+  return Judged(config, row, sources, answers)
+
+
+def changed_config(name: str, found, changes: dict[str, str]) -> Config:
+  """The config of the run `name` with `changes`."""
+  if found.manifest.get("data_fingerprint") is None:
+    raise FmjaxError("USAGE", f"{name} was not trained here: it has no eval split", fix="give a text: --data=FILE")
+  return changed(found.config, changes)
 
 
 def changed(config: Config, changes: dict[str, str]) -> Config:
@@ -70,11 +123,13 @@ def check(found, prepared, changes: dict[str, str]):
                      fix="set data.tokenizer to the run's folder tokenizer")  # fmt: skip
 
 
-def default_file(name: str, found, changes: dict[str, str]) -> pathlib.Path:
-  """In the run's folder, by its step and by the data that is not the run's own."""
+def default_file(names: list[str], found, changes: dict[str, str]) -> pathlib.Path:
+  """In the first run's folder, by its step, by the data that is not the run's own and by how many models answer."""
   other = changes.get("data.eval_path") or changes.get("data.eval_split")
   what = "eval" if other is None else pathlib.PurePath(other).stem.strip("*{}.") or "eval"
-  return pathlib.Path(name.partition("@")[0]) / "predictions" / f"{what}-{found.manifest['step']}.jsonl"
+  runs = [one for name in names for one in spec.parts_of(name)]
+  what += f"-of-{len(runs)}" if len(runs) > 1 else ""
+  return pathlib.Path(runs[0].partition("@")[0]) / "predictions" / f"{what}-{found.manifest['step']}.jsonl"
 
 
 def free(path) -> pathlib.Path:
@@ -107,13 +162,25 @@ def in_words(objective, answers: dict[str, list[dict]], row: dict) -> list[str]:
   return [title, "", *table(found), *([""] if notes else []), *notes, "", *told_of(rest)]
 
 
+def side_by_side(names: list[str], every: list[Judged], together: dict[str, list[dict]], combine: str | None):
+  """A table of what each model's answers are worth, over all sources, and what those of all together are."""
+  objective = every[0].config.objective
+  found = {}
+  for name, one in zip(names, every):
+    found[name] = tasks.scores(objective, [answer for answers in one.answers.values() for answer in answers])
+  count, how = sum(map(len, together.values())), combine or ensemble.AVERAGE
+  found[f"{how} of {len(names)}"] = tasks.scores(objective, [one for own in together.values() for one in own])
+  title = f"{objective.name}: {count:,} answers, 95 % intervals by the bootstrap"
+  return [title, "", *table(found, "model")]
+
+
 def told_of(row: dict) -> list[str]:
   return [f"{key:<24} {value:.6f}" for key, value in row.items()]
 
 
-def table(found: dict[str, list]) -> list[str]:
-  """Lines: a row a metric (`tasks.Score`) of each source."""
-  head, rows = ("source", "metric", "value", "interval", "n"), []
+def table(found: dict[str, list], of: str = "source") -> list[str]:
+  """Lines: a row a metric (`tasks.Score`) of each source, or of what else has them."""
+  head, rows = (of, "metric", "value", "interval", "n"), []
   for source, every in found.items():
     for one in every:
       rows.append((source, one.name, f"{one.value:.4f}", f"{one.low:.4f} .. {one.high:.4f}", f"{one.examples:,}"))

@@ -110,7 +110,7 @@ def train_step(
   new = dict(params=params, opt=opt)
   if ema is not None:
     decay = jnp.minimum(ema, (1.0 + state["step"]) / (10.0 + state["step"]))
-    new["ema"] = jax.tree.map(lambda old, p: decay * old + (1 - decay) * p, state["ema"], params)
+    new["ema"] = jax.tree.map(lambda old, p: old + (1 - decay) * (p - old), state["ema"], params)
   keep = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, {name: state[name] for name in new})
   return dict(keep, step=state["step"] + 1), dict(ratios(sums), grad_norm=grad_norm, weight=weight, finite=finite)
 

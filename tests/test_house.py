@@ -22,7 +22,7 @@ FLOORS = [
   {"step", "data"},
   {"evaluate", "decode", "interop", "spec", "scoring"},
   {"environment", "resume", "start", "probe", "teacher", "assembly"},
-  {"train", "continuation", "stacked", "members"},
+  {"train", "continuation", "stacked", "members", "ensemble"},
   {"judging", "study"},
   {"__main__", "__init__"},
 ]

@@ -49,8 +49,10 @@ def run(tmp_path_factory):
     lines(folder / "train.tsv", 24, 0)
     told = lines(folder / "dev.tsv", 11, 1)  # no whole number of batches
     (folder / "recipe.py").write_text(RECIPE)
-    words = ["train", f"--config={folder}/recipe.py", f"--workdir={folder}/run"]
-    assert main([*words, f"--config.data.path={folder}/train.tsv", f"--config.data.eval_path={folder}/dev.tsv"]) == 0
+    for name, seed in dict(run=0, other=1).items():
+      words = ["train", f"--config={folder}/recipe.py", f"--workdir={folder / name}", f"--config.seed={seed}"]
+      words += [f"--config.data.path={folder}/train.tsv", f"--config.data.eval_path={folder}/dev.tsv"]
+      assert main(words) == 0
     yield folder / "run", told
 
 
@@ -85,6 +87,38 @@ def test_an_evaluation_from_its_table_to_its_file(run, capsys):
   assert main(["report", str(home)]) == 0
   page = (home / "report.html").read_text()
   assert "eval-2.jsonl" in page and "Wrong, and most certain" in page and told[0][0] in page
+
+
+@pytest.mark.parametrize("how", [None, "vote", "3,1"])
+def test_several_runs_answer_together(run, tmp_path, capsys, how):
+  home, told = run
+  other = home.parent / "other"
+  for name in (home, other):
+    assert main(["eval", f"--workdir={name}", f"--predictions={tmp_path / name.name}.jsonl"]) == 0
+  capsys.readouterr()
+  words = ["eval", f"--model={home}", f"--model={other}", f"--predictions={tmp_path}/both.jsonl"]
+  assert main(words + ([f"--combine={how}"] if how else [])) == 0
+  shown = capsys.readouterr().out.splitlines()
+  one, two, both = (metrics.read(tmp_path / f"{name}.jsonl") for name in ("run", "other", "both"))
+  assert [(answer["text"], answer["expected"]) for answer in both] == told
+  for a, b, answer in zip(one, two, both, strict=True):
+    if how != "vote":
+      share = {None: 0.5, "3,1": 0.75}[how]
+      mean = {x: share * a["probabilities"][x] + (1 - share) * b["probabilities"][x] for x in LABELS}
+      assert answer["probabilities"] == pytest.approx(mean)
+    elif a["predicted"] == b["predicted"]:
+      assert answer["predicted"] == a["predicted"]
+  rows = [line.split() for line in shown if " accuracy " in line]
+  accuracies = [np.mean([x["predicted"] == x["expected"] for x in answers]) for answers in (one, two, both)]
+  assert [row[-5] for row in rows] == [f"{value:.4f}" for value in accuracies]
+  assert rows[-1][:3] == [how or "average", "of", "2"] and rows[0][0] == str(home)
+
+
+def test_combining_is_for_several_models(run, capsys):
+  home, _ = run
+  assert main(["eval", f"--model={home}", "--combine=vote"]) == 64
+  assert main(["eval", f"--model={home}", f"--model={home.parent}/other", "--combine=0.5"]) == 64
+  assert "no weight for each" in capsys.readouterr().err
 
 
 def test_other_data_has_a_file_of_its_own(run, tmp_path, capsys):
@@ -233,7 +267,9 @@ def test_answers_are_lines_of_json(tmp_path):
 
 def test_the_default_file_is_named_by_step_and_data():
   found = types.SimpleNamespace(manifest=dict(step=7))
-  named = [str(judging.default_file("runs/a@7", found, changes)) for changes in (
+  named = [str(judging.default_file(["runs/a@7"], found, changes)) for changes in (
     {}, {"data.eval_path": "x/dev-*.tsv"}, {"data.eval_split": "validation"})]  # fmt: skip
   assert named == [f"runs/a/predictions/{name}-7.jsonl" for name in ("eval", "dev-", "validation")]
+  several = judging.default_file(["avg:runs/a@3,runs/b", "runs/c"], found, {})
+  assert str(several) == "runs/a/predictions/eval-of-3-7.jsonl"
   assert from_config_dict(dict(model=dict(V=9))).objective.judged_by == ()

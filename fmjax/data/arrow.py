@@ -9,19 +9,16 @@ import json
 
 from fmjax.data.documents import PART_BYTES, Columns, Document, Part, no_column, not_text
 from fmjax.data.files import File, listed, opened, remote
-from fmjax.errors import FmjaxError
+from fmjax.errors import FmjaxError, extra
 from fmjax.laws import nearest
 
 ROWS = 1024  # turned into Python's strings at once
 
 
 def pyarrow():
-  try:
+  with extra("parquet", "Parquet and Arrow files need the package pyarrow"):
     import pyarrow
     import pyarrow.parquet
-  except ImportError as error:
-    raise FmjaxError("USAGE", "Parquet and Arrow files need the package pyarrow", got=error,
-                     fix="pip install 'fmjax[parquet]'") from error  # fmt: skip
   return pyarrow
 
 

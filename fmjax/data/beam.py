@@ -5,18 +5,15 @@ worker sees under the same path: a network file system, or a bucket that is moun
 that a local preparation writes.
 """
 
-from fmjax.errors import FmjaxError
+from fmjax.errors import extra
 
 
 class Beam:
   """`runner` is one of Beam's (DirectRunner, DataflowRunner, SparkRunner, FlinkRunner), `options` its options."""
 
   def __init__(self, runner: str, options: list[str]):
-    try:
+    with extra("beam", "Apache Beam is not installed", ", or --runner=local"):
       from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-      raise FmjaxError("USAGE", "Apache Beam is not installed", got=error,
-                       fix="pip install 'fmjax[beam]', or --runner=local") from error  # fmt: skip
     self.options = PipelineOptions([f"--runner={runner}", *(f"--{option}" for option in options)])
 
   def __call__(self, function, tasks, done):

@@ -13,7 +13,7 @@ from fmjax.cleaning import Cleaning
 from fmjax.data.documents import Columns, Document, lines, strings
 from fmjax.data.files import File, decoded, listed, opened
 from fmjax.data.words import runs, words
-from fmjax.errors import FmjaxError
+from fmjax.errors import FmjaxError, extra
 from fmjax.laws import nearest
 
 WORDS = 13
@@ -78,11 +78,8 @@ def texts_of(file: File):
 
 
 def identifier():
-  try:
+  with extra("languages", "data.cleaning.languages needs the package py3langid"):
     import py3langid
-  except ImportError as error:
-    raise FmjaxError("USAGE", "data.cleaning.languages needs the package py3langid", got=error,
-                     fix="pip install 'fmjax[languages]'") from error  # fmt: skip
   return py3langid
 
 

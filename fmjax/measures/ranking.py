@@ -9,6 +9,7 @@ from fmjax.measures.metric import CELLS, Metric, check_examples, mean
 
 DEPTH = 10  # of MRR and nDCG
 RECALLS = (1, 5, 10)
+DECIMALS = 12  # of a cosine: what is below is the matrix product's rounding, and decides no rank
 
 
 def metrics(queries_BD, documents_MD, relevant: Sequence[Mapping[int, float]]) -> dict[str, Metric]:
@@ -49,7 +50,7 @@ def ranked(queries_BD, documents_MD, k: int) -> np.ndarray:
   k, rows = min(k, len(documents_MD)), max(1, CELLS // len(documents_MD))
   found_BK = np.empty((len(queries_BD), k), np.int64)
   for start in range(0, len(queries_BD), rows):
-    away_BM = -(queries_BD[start : start + rows] @ documents_MD.T)
+    away_BM = -np.round(queries_BD[start : start + rows] @ documents_MD.T, DECIMALS)
     last_B = np.partition(away_BM, k - 1, axis=1)[:, k - 1]
     for number, (away_M, last) in enumerate(zip(away_BM, last_B), start):
       near = np.flatnonzero(away_M <= last)

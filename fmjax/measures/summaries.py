@@ -3,7 +3,7 @@
 import importlib.metadata
 from collections.abc import Sequence
 
-from fmjax.errors import FmjaxError
+from fmjax.errors import FmjaxError, extra
 from fmjax.measures.metric import Metric, check_examples, mean
 
 KINDS = {"rouge1": "rouge1", "rouge2": "rouge2", "rougel": "rougeL", "rougelsum": "rougeLsum"}  # ours: the package's
@@ -26,9 +26,6 @@ def metrics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 
 
 def rouge_scorer():
-  try:
+  with extra("summaries", "ROUGE needs the package rouge-score"):
     from rouge_score import rouge_scorer
-  except ImportError as error:
-    raise FmjaxError("USAGE", "ROUGE needs the package rouge-score", got=error,
-                     fix="pip install 'fmjax[summaries]'") from error  # fmt: skip
   return rouge_scorer

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from fmjax.errors import FmjaxError
+from fmjax.errors import FmjaxError, extra
 from fmjax.measures.metric import Metric, check_examples
 
 
@@ -45,9 +45,6 @@ def scores(sums: np.ndarray, scorer) -> np.ndarray:
 
 
 def sacrebleu():
-  try:
+  with extra("translation", "BLEU and chrF need the package sacrebleu"):
     import sacrebleu
-  except ImportError as error:
-    raise FmjaxError("USAGE", "BLEU and chrF need the package sacrebleu", got=error,
-                     fix="pip install 'fmjax[translation]'") from error  # fmt: skip
   return sacrebleu
