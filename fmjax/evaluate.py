@@ -131,7 +131,11 @@ def numbers(records: list[dict], answers: list[dict]) -> list[int]:
 
 
 def generated(model, params, batches, size: int, **options) -> list[dict]:
-  """The objective's answers to the whole split, by what the model generates; `size` rows at a time."""
+  """The objective's answers to the whole split, by what the model generates; `size` rows at a time.
+
+  An answer has data.sequence_length tokens at most, or what a decoder's positions leave behind the longest prompt of
+  its rows; of a prompt that leaves less than a quarter of them, the first tokens are left out.
+  """
   from fmjax import decode
 
   prepared, end = batches.prepared, batches.prepared.tokenizer.end
@@ -139,16 +143,20 @@ def generated(model, params, batches, size: int, **options) -> list[dict]:
   records = [record for record in records_of(batches) if holds(record)]
   prompts = [objective.prompt(record, batches.vocabulary, length).tolist() for record in records]
   pad, source = batches.vocabulary.special.get("pad", end), model.config.kind == "encoder_decoder"
-  usual = dict(max_new_tokens=length, eos_token_id=end, pad_token_id=pad)
+  usual = dict(eos_token_id=end, pad_token_id=pad)
   options = (usual | dict(decoder_start_token_id=pad) if source else usual) | options
+  positions = None if source else model.config.max_positions
+  prompts = prompts if positions is None else [prompt[-(positions - positions // 4) :] for prompt in prompts]
   told = [[] for _ in prompts]
   order = np.argsort([len(prompt) for prompt in prompts], kind="stable")  # little of a batch is padding
   params = model.for_decoding(params)
   for start in range(0, len(order), size):
     chosen = order[start : start + size]
     rows = [prompts[row] for row in chosen]
-    new = decode.generate(model, params, rows, tokenizer=prepared.tokenizer, **options)
-    skip = 1 if source else max(map(len, rows))
+    longest = max(map(len, rows))
+    room = length if positions is None else min(length, positions - longest + 1)
+    new = decode.generate(model, params, rows, tokenizer=prepared.tokenizer, **dict(max_new_tokens=room) | options)
+    skip = 1 if source else longest
     for row, tokens in zip(chosen, new):
       told[row] = np.asarray(tokens[skip:])
   return objective.answers(records, dict(tokens=told), prepared.tokenizer)
