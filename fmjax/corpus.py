@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import string
 from typing import Literal
 
 from fmjax.cleaning import Cleaning
@@ -35,11 +36,26 @@ class SourceConfig(Branch):
       yield "eval_path", self.eval_path, f"source {self.source!r} has no files: set eval_split or eval_fraction"
     if self.source == "conll" and not all(map(str.isdecimal, self.columns or ("",))):
       yield "columns", self.columns, "source 'conll' has numbers for columns, from 0 on, such as ('0', '3')"
+    for name in self.columns or ():
+      yield from template_laws(name, self.source)
     if self.source == "parallel" and not self.columns:
       yield "columns", self.columns, "source 'parallel' needs the names that {} in the path stands for"
     for name in ("path", "eval_path") if self.source == "parallel" else ():
       if "{}" not in (getattr(self, name) or "{}"):
         yield name, getattr(self, name), "needs {} in the place of a column's name, as in train.{}"
+
+
+def template_laws(column: str, source: str):
+  """Of a column that is made of several: {key} of each stands in a text."""
+  if "{" in column and source in ("conll", "parallel"):
+    yield "columns", column, f"source {source!r} has columns alone, and no templates"
+  try:
+    if "{" in column and not any(key for _, key, _, _ in string.Formatter().parse(column)):
+      yield "columns", column, "names no column in its braces"
+    if any(form or how or key == "" for _, key, form, how in string.Formatter().parse(column)):
+      yield "columns", column, "has more in its braces than the name of a column"
+  except ValueError as error:
+    yield "columns", column, f"is no template: {error}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ import contextlib
 import dataclasses
 import json
 
-from fmjax.data.documents import PART_BYTES, Columns, Document, Part, no_column, not_text
+from fmjax.data.columns import Columns, no_column, not_text
+from fmjax.data.documents import PART_BYTES, Document, Part
 from fmjax.data.files import File, listed, opened, remote
 from fmjax.errors import FmjaxError, extra
 from fmjax.laws import nearest

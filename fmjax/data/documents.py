@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fmjax.data.columns import Columns
 from fmjax.data.files import File, decoded, opened
 from fmjax.errors import FmjaxError
-from fmjax.laws import nearest
 
 TEXT_BYTES = 8 << 20  # of a part of several text files
 PART_BYTES = 32 << 20  # of any other part
@@ -32,31 +32,6 @@ class Document(NamedTuple):
   def text(self) -> str:
     """All that is text in it."""
     return "\n".join(strings(self.values))
-
-
-class Columns(NamedTuple):
-  """What is read of a record: the values of the keys `names`; "a/b" is b of what a holds, of a list each one's b.
-
-  Each is a text, unless they are `typed`: then text, a number, None, or a list or a dict of such.
-  """
-
-  names: tuple[str, ...]
-  typed: bool = False
-
-  def tops(self, keys) -> tuple[str, ...]:
-    """The keys of a record that hold them, each once; where there is none, what is asked for."""
-    return tuple(dict.fromkeys(name if name in keys else name.split("/")[0] for name in self.names))
-
-  def of(self, record, where: str) -> tuple:
-    """The values that `record`, a dict, has. DATA_BAD says where one is missing, or of another kind."""
-    if not isinstance(record, dict):
-      raise FmjaxError("DATA_BAD", "a record is not an object", where=where, got=repr(record)[:80],
-                       expected=f"the keys {', '.join(self.names)}", fix="mend or remove it")  # fmt: skip
-    values = [plain(found(record, name, name, where), name, where) for name in self.names]
-    for name, value in zip(self.names, values):
-      if not self.typed and not isinstance(value, str):
-        raise not_text(name, "null" if value is None else type(value).__name__, where)
-    return tuple(values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,7 +191,7 @@ def values_of_json(line: str, columns: Columns, where: str) -> tuple:
   except (ValueError, RecursionError) as error:
     kind = "VALUE" if columns.typed else "TEXT"
     raise FmjaxError("DATA_BAD", "a record is not JSON", where=where, got=f"{line[:80]!r} ({error})",
-                     expected=f"{{{', '.join(f'{json.dumps(name)}: {kind}' for name in columns.names)}}}",
+                     expected=f"{{{', '.join(f'{json.dumps(name)}: {kind}' for name in columns.keys)}}}",
                      fix="mend or remove it") from error  # fmt: skip
   values = columns.of(record, where)
   if "\\u" in line:  # only an escape can bring half a character
@@ -237,47 +212,3 @@ def strings(value) -> Iterator[str]:
   elif isinstance(value, (list, tuple, dict)):
     for one in value.values() if isinstance(value, dict) else value:
       yield from strings(one)
-
-
-def found(value, path: str, name: str, where: str):
-  """What lies under `path` in a value; a missing value has nothing below it."""
-  if isinstance(value, list):
-    return [found(one, path, name, where) for one in value]
-  if value is None:
-    return None
-  if isinstance(value, dict) and path in value:
-    return value[path]
-  key, slash, below = path.partition("/")
-  if not isinstance(value, dict) or key not in value:
-    above = name.removesuffix(path)
-    raise no_column(name, [f"{above}{one}" for one in value] if isinstance(value, dict) else [above[:-1]], where)
-  if not slash:
-    return value[key]
-  return found(value[key], below, name, where)
-
-
-def plain(value, name: str, where: str):
-  """A value as Python's own: UTF-8 bytes as text, numpy's scalars and arrays as numbers and lists."""
-  if isinstance(value, (np.generic, np.ndarray)):
-    value = value.tolist()
-  if isinstance(value, bytes):
-    return decoded(value, f"{where}, {name!r}")
-  if isinstance(value, (list, tuple)):
-    return [plain(one, name, where) for one in value]
-  if isinstance(value, dict):
-    return {key: plain(one, name, where) for key, one in value.items()}
-  if value is None or isinstance(value, (str, int, float)):
-    return value
-  raise FmjaxError("DATA_BAD", f"the column {name!r} holds a value of no known kind", where=where,
-                   expected="text, a number, a list or a dictionary", got=type(value).__name__,
-                   fix="name other columns in data.columns, or write it as text")  # fmt: skip
-
-
-def no_column(name: str, names, where: str) -> FmjaxError:
-  return FmjaxError("DATA_BAD", f"there is no column {name!r}", where=where,
-                    fix=f"data.columns: {nearest(name, names)}")  # fmt: skip
-
-
-def not_text(name: str, kind: str, where: str) -> FmjaxError:
-  return FmjaxError("DATA_BAD", f"the column {name!r} holds no text", where=where, expected="text", got=kind,
-                    fix="name a column of texts in data.columns, or mend the record")  # fmt: skip

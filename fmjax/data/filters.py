@@ -10,7 +10,8 @@ import json
 import numpy as np
 
 from fmjax.cleaning import Cleaning
-from fmjax.data.documents import Columns, Document, lines, strings
+from fmjax.data.columns import Columns
+from fmjax.data.documents import Document, lines, strings
 from fmjax.data.files import File, decoded, listed, opened
 from fmjax.data.words import runs, words
 from fmjax.errors import FmjaxError, extra

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import os
 
-from fmjax.data.documents import PART_BYTES, Columns, Document, Part, no_column, number_of, values_of_json
+from fmjax.data.columns import Columns, no_column
+from fmjax.data.documents import PART_BYTES, Document, Part, number_of, values_of_json
 from fmjax.data.files import File, decoded, listed, remote
 from fmjax.errors import FmjaxError
 from fmjax.laws import nearest
@@ -93,7 +94,9 @@ class Examples(Part):
 
   def documents(self):
     source = examples_of(self.dataset, self.data_dir, self.split, self.columns)
-    name = f"{builder_of(self.dataset, self.data_dir).info.full_name}/{self.split}"
+    info = builder_of(self.dataset, self.data_dir).info
+    name = f"{info.full_name}/{self.split}"
+    called = {key: one.names for key, one in info.features.items() if getattr(one, "names", None)}  # of ClassLabel
     for start in range(self.start, self.stop, ROWS):
       numbers = list(range(start, min(start + ROWS, self.stop)))
       try:
@@ -103,7 +106,7 @@ class Examples(Part):
         raise FmjaxError("DATA_BAD", "the data set's examples cannot be read", where=where, got=error,
                          fix="prepare the data set again") from error  # fmt: skip
       for number, example in zip(numbers, found):
-        yield Document(f"{name}#{number}", self.columns.of(example, f"{name} example {number}"), self.held)
+        yield Document(f"{name}#{number}", self.columns.of(example, f"{name} example {number}", called), self.held)
 
 
 @functools.lru_cache(16)

@@ -10,7 +10,8 @@ import sysconfig
 import xxhash
 
 from fmjax.data import arrow, documents, records, tables
-from fmjax.data.documents import Columns, Document, Part
+from fmjax.data.columns import Columns
+from fmjax.data.documents import Document, Part
 from fmjax.data.files import File, find, listed, read_text
 from fmjax.errors import FmjaxError
 

@@ -8,18 +8,8 @@ import re
 
 import numpy as np
 
-from fmjax.data.documents import (
-  BLOCK,
-  MARK,
-  PART_BYTES,
-  Columns,
-  Document,
-  Lines,
-  Part,
-  no_column,
-  not_text,
-  number_of,
-)
+from fmjax.data.columns import Columns, no_column, not_text
+from fmjax.data.documents import BLOCK, MARK, PART_BYTES, Document, Lines, Part, number_of
 from fmjax.data.files import File, above_glob, decoded, listed, opened, remote
 from fmjax.errors import FmjaxError
 
@@ -66,7 +56,7 @@ def name_of(file: File) -> str:
 class Table(ByLine):
   """The rows of a .tsv, which knows no quotes, that begin in [start, stop); of another file those from `start` on.
 
-  `places` are those of the columns in a row, `width` says how many a row has; None: enough of them.
+  `places` are those of the columns' keys in a row, `width` says how many a row has; None: enough of them.
   """
 
   places: tuple[int, ...]
@@ -77,7 +67,8 @@ class Table(ByLine):
     for offset, _, row in self.rows():
       if len(row) <= max(self.places) or len(row) != (self.width or len(row)):
         raise self.other_width(row, offset)
-      yield Document(f"{file.name}@{offset}", tuple(row[place] for place in self.places), self.held)
+      record = {key: row[place] for key, place in zip(self.columns.keys, self.places)}
+      yield Document(f"{file.name}@{offset}", self.columns.of(record, f"{file.path} at byte {offset}"), self.held)
 
   def rows(self):
     """(its first byte, one past its last, its values) of each row that is not blank."""
@@ -120,14 +111,14 @@ def table(file: File, columns: Columns, held: bool | None) -> list[Part]:
   """Of a compressed file one part, and of one with quotes, for a value may go on in the next line."""
   whole = Table(name=file.name, bytes=file.size, files=(file,), held=held, columns=columns, start=0, stop=None,
                 places=(), width=None, reading=f"csv {columns.names}")  # fmt: skip
-  if all(map(str.isdecimal, columns.names)):
-    places, width, begin = map(int, columns.names), None, 0
+  if all(map(str.isdecimal, columns.keys)):
+    places, width, begin = map(int, columns.keys), None, 0
   else:
     first, begin, header = next(whole.rows(), (0, 0, []))
-    for name in columns.names:
+    for name in columns.keys:
       if name not in header:
         raise no_column(name, header, whole.at(first))
-    places, width = map(header.index, columns.names), len(header)
+    places, width = map(header.index, columns.keys), len(header)
   whole = dataclasses.replace(whole, start=begin, places=tuple(places), width=width)
   if not file.name.endswith(".tsv"):
     return [whole]

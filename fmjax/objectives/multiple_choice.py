@@ -39,7 +39,7 @@ class ChoiceEncoder(Encoder):
     texts = []
     for number, (*before, choices, _) in enumerate(records):
       context, *question = (labelled.text_of(one, name, number) for one, name in zip(before, self.columns))
-      choices = labelled.texts_of(choices, "choices", number)
+      choices = choices.split("\n") if isinstance(choices, str) else labelled.texts_of(choices, "choices", number)
       if len(choices) != len(self.labels):
         raise Refused(number, "a question has another number of choices", got=len(choices),
                       expected=f"{len(self.labels)}, as objective.labels has")  # fmt: skip
@@ -59,7 +59,8 @@ def choice_names(labels) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class MultipleChoice(Objective):
-  """Records: context, choices (a list of as many texts as there are `labels`), label: the name of the right one.
+  """Records: context, choices (a list of as many texts as there are `labels`, or a text with one a line), label: the
+  name of the right one.
 
   With `question` each choice stands behind that column's text, as SWAG's endings and RACE's answers do.
   """

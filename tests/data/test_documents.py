@@ -8,6 +8,7 @@ import pytest
 from fmjax.corpus import SourceConfig
 from fmjax.data import documents, files, sources
 from fmjax.errors import FmjaxError
+from fmjax.laws import Wrong
 
 
 def source(path, **fields):
@@ -231,3 +232,42 @@ def test_texts_below_a_column_are_texts_too(tmp_path):
   assert read(source(tmp_path / "a.jsonl", columns=("translation/de", "translation/en"))) == [
     [("a.jsonl@0", ("b", "a"))]
   ]
+
+
+def test_a_template_makes_one_text_of_several_columns(tmp_path):
+  rows = [dict(a="x", b=dict(c=7), d=True), dict(a="y", b=dict(c=0.5), d=False)]
+  (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  (found,) = read(source(tmp_path / "a.jsonl", columns=("a: {a} {{{b/c}}}", "{d}", "a")))
+  assert [values for _, values in found] == [("a: x {7}", "True", "x"), ("a: y {0.5}", "False", "y")]
+
+
+@pytest.mark.parametrize(
+  "row, words",
+  [
+    (dict(a=None), ["'a' holds no text", "null"]),
+    (dict(a=["x"]), ["'a' holds no text", "list"]),
+    (dict(b="x"), ["no column 'a'"]),
+  ],
+)
+def test_a_template_needs_its_values(tmp_path, row, words):
+  (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+  with pytest.raises(FmjaxError) as caught:
+    read(source(tmp_path / "a.jsonl", columns=("so {a}",)))
+  assert caught.value.code == "DATA_BAD" and all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(
+  "column, kind, law",
+  [
+    ("{a", "jsonl", "is no template"),
+    ("{}", "jsonl", "names no column"),
+    ("{a} {}", "jsonl", "more in its braces"),
+    ("{a:3}", "jsonl", "more in its braces"),
+    ("{a!r}", "jsonl", "more in its braces"),
+    ("{a}", "parallel", "no templates"),
+  ],
+)
+def test_a_template_that_is_none_is_refused(column, kind, law):
+  with pytest.raises(Wrong) as caught:
+    SourceConfig(source=kind, path="{}", columns=(column,))
+  assert any(law in told for _, _, told in caught.value.problems)

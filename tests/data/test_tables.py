@@ -297,3 +297,12 @@ def test_a_bucket_reads_as_a_folder_does(tmp_path):
   ):  # fmt: skip
     there, here = (source(f"{root}/{path}", kind, columns=columns) for root in ("memory://tables", tmp_path / "here"))
     assert read(there) == read(here)
+
+
+@pytest.mark.parametrize("name, columns", [("a.csv", ("{title}: {text}", "label")), ("b.tsv", ("{2}: {0}", "{1}"))])
+def test_a_template_of_a_tables_columns(tmp_path, name, columns):
+  lines = ["text,label,title", "x,0,T", "y,1,U"]
+  if name.endswith(".tsv"):
+    lines = [line.replace(",", "\t") for line in lines[1:]]
+  (tmp_path / name).write_text("\n".join(lines) + "\n")
+  assert values(source(tmp_path / name, columns=columns)) == [("T: x", "0"), ("U: y", "1")]

@@ -37,7 +37,8 @@ def test_each_choice_has_a_row_with_the_context():
 
 def test_what_is_refused():
   assert tasks.refused(THREE, ("c", ["a", "b"], 0)).labels["got"] == 2
-  assert "'choices' holds no list" in str(tasks.refused(THREE, ("c", "abc", 0)))
+  assert "'choices' holds no list" in str(tasks.refused(THREE, ("c", 7, 0)))
+  assert tasks.refused(THREE, ("c", "a\nb", 0)).labels["got"] == 2
   assert "not one of objective.labels" in str(tasks.refused(THREE, ("c", ["a", "b", "c"], 3)))
   assert "'question' holds no text" in str(tasks.refused(LETTERS, ("c", None, ["a", "b"], "A")))
 
