@@ -1,5 +1,6 @@
 """Strict mode and eight fake CPU devices, before JAX starts."""
 
+import gc
 import math
 import os
 import pathlib
@@ -17,6 +18,19 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_threefry_partitionable", True)
+
+MAPS = pathlib.Path("/proc/self/maps")
+MANY = 20_000  # of Linux's 65,530: each compiled program holds some, and the one that gets none more crashes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+  """Forgets what earlier modules have compiled before it is too much for one process."""
+  yield
+  if MAPS.is_file() and MAPS.read_bytes().count(b"\n") > MANY:
+    jax.clear_caches()
+    gc.collect()
+
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
