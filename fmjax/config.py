@@ -145,6 +145,8 @@ class Config(Branch):
 
       if type(self.objective).extent is Objective.extent:
         yield "data.buckets", self.data.buckets, f"{self.objective.name} has rows of one length: leave it out"
+      elif getattr(self.objective.layout(length, self.data.packed), "room", None):
+        yield "data.buckets", self.data.buckets, "packed rows have one length: leave it out, or data.packed"
     if length < self.objective.shortest:
       law = f"leaves no room for text: objective {self.objective.name!r} needs {self.objective.shortest} or more"
       yield "data.sequence_length", length, law

@@ -116,10 +116,11 @@ class Split:
       case Sentences(partners=partners):
         record = dict(tokens=none, sentences=none)
         return record | dict(partners=[record] * partners) if partners else record
-    return dict.fromkeys(self.fields, none)
+    record = dict.fromkeys(self.fields, none)
+    return record if self.plan is None else record | dict(pieces=none)
 
   def in_words(self) -> str:
-    counts, length = column(self), getattr(self.layout, "length", None)
+    counts, length = column(self), getattr(self.layout, "length", self.plan and self.layout.room)
     text = f"{self.split:<6}{self.tokens.name:<10} {counts['documents']:,} documents, {counts['bytes']:,} bytes,"
     text += f" {counts['tokens']:,} tokens, {self.examples:,} rows"
     if length and self.examples:
@@ -181,14 +182,15 @@ def prepare(config: DataConfig, objective: Objective | None = None, runner=None)
 
 def plan_of(tokens: Tokens, split: str, layout, config: DataConfig, progress) -> pathlib.Path | None:
   """The folder of the arrays that the rows of a split need, made if there is none; None where they need none."""
-  if not isinstance(layout, (Packed, Sentences)):
+  packs = isinstance(layout, Examples) and layout.room is not None and split == "train"
+  if not packs and not isinstance(layout, (Packed, Sentences)):
     return None
   name = xxhash.xxh3_128_hexdigest(f"{preparation.FORMAT} {tokens.fingerprint} {split} {layout}".encode())
   folder = cache.root(config) / f"plan-{name}"
 
   def build(new):
     progress.stage(f"planning the rows of {tokens.name}'s {split} split")
-    lengths = load(tokens.folder / f"{split}-text.lengths.npy")
+    lengths = load(tokens.folder / f"{split}-{rows_of.fields_of(layout)[0]}.lengths.npy")
     sentences = load(tokens.folder / f"{split}-text.sentences.npy") if isinstance(layout, Sentences) else None
     made = rows_of.arrays(layout, lengths, sentences)
     for array, values in made.items():

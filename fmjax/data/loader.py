@@ -69,7 +69,7 @@ def drawn(rows: int, subsample: Subsample | None) -> int:
 def lengths_of(prepared: Prepared) -> tuple[int, ...]:
   """Those that a batch may have, ascending: data.buckets, if rows are not always full, and data.sequence_length."""
   config, layout = prepared.config, prepared.splits["train"][0].layout
-  if config.buckets is None or not isinstance(layout, (Documents, Examples)):
+  if config.buckets is None or not isinstance(layout, (Documents, Examples)) or getattr(layout, "room", None):
     return (config.sequence_length,)
   if prepared.objective.extent(dict.fromkeys(fields_of(layout), 0)) is None:
     return (config.sequence_length,)

@@ -33,6 +33,22 @@ def first_fit_decreasing(lengths: np.ndarray, room: int) -> np.ndarray:
   return bins
 
 
+def plan_examples(lengths: np.ndarray, room: int, window: int = WINDOW) -> dict[str, np.ndarray]:
+  """{"order"} of examples in the order of their rows, and "rows": where each row's examples end.
+
+  An example of n tokens takes n - 1 of a row's `room`, or all where it is cut; one without a target is left out.
+  """
+  targets = np.minimum(np.asarray(lengths, np.int64) - 1, room)
+  real, orders, rows = np.flatnonzero(targets > 0), [], []
+  for first in range(0, len(real), window):
+    own = real[first : first + window]
+    bins = first_fit_decreasing(targets[own], room)
+    orders.append(own[np.argsort(bins, kind="stable")])
+    rows.append(np.bincount(bins))
+  none = np.empty(0, np.int64)
+  return dict(order=np.concatenate([none, *orders]), rows=np.cumsum(np.concatenate([none, *rows])))
+
+
 def plan(lengths: np.ndarray, room: int, window: int = WINDOW) -> dict[str, np.ndarray]:
   """{"starts", "lengths"} of pieces in the order of their rows, and "rows": where each row's pieces end."""
   start, length = pieces(lengths, room)

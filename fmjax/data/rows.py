@@ -92,6 +92,26 @@ class ExampleRows:
     return dict(zip(self.ends, found))
 
 
+class PackedExampleRows:
+  """Of Examples with a room, by the arrays of `packing.plan_examples`; `ends` are those of each field's arrays."""
+
+  def __init__(self, layout: Examples, ends: dict[str, np.ndarray], order, rows):
+    self.most, self.ends, self.order, self.rows, self.count = layout.room + 1, ends, order, rows, len(rows)
+
+  def ranges(self, row: int) -> list[tuple[str, Range]]:
+    found = []
+    for example in self.order[int(self.rows[row - 1]) if row else 0 : int(self.rows[row])].tolist():
+      for field, ends in self.ends.items():
+        start, end = bounds(ends, example)
+        found.append((field, (start, min(end, start + self.most))))
+    return found
+
+  def record(self, row: int, found: list[np.ndarray]) -> dict:
+    columns = [found[number :: len(self.ends)] for number in range(len(self.ends))]
+    record = {field: np.concatenate(arrays) for field, arrays in zip(self.ends, columns)}
+    return record | dict(pieces=np.array([len(one) for one in columns[0]], np.int32))
+
+
 def bounds(ends: np.ndarray, row: int) -> Range:
   return int(ends[row - 1]) if row else 0, int(ends[row])
 
@@ -124,8 +144,11 @@ def sentence_plan(sentences: np.ndarray, lengths: np.ndarray, layout: Sentences,
 
 
 def arrays(layout, lengths, sentences) -> dict[str, np.ndarray]:
-  """What a layout's rows need and is worth keeping; {} where a row is arithmetic. `lengths` is of documents."""
+  """What a layout's rows need and is worth keeping; {} where a row is arithmetic. `lengths` is of documents, or of
+  the first arrays of examples."""
   match layout:
+    case Examples(room=int(room)):
+      return packing.plan_examples(lengths, room)
     case Packed():
       return packing.plan(np.asarray(lengths), layout.length)
     case Sentences():
@@ -144,7 +167,9 @@ def make(layout, made: dict, partial: bool, totals: dict, lengths, sentences):
       ends = np.cumsum(sentences("text"), dtype=np.int64)
       return SentenceRows(**made, ends=ends, documents=np.cumsum(lengths("text"), dtype=np.int64))
   ends = {field: np.cumsum(lengths(field), dtype=np.int64) for field in fields_of(layout)}
-  return DocumentRows(layout, ends) if isinstance(layout, Documents) else ExampleRows(ends)
+  if isinstance(layout, Documents):
+    return DocumentRows(layout, ends)
+  return PackedExampleRows(layout, ends, **made) if made else ExampleRows(ends)
 
 
 def fields_of(layout) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ import jinja2
 import numpy as np
 
 from fmjax.objectives import conversations, labelled
-from fmjax.objectives.next_token import causal_shapes, decoder_laws
-from fmjax.objectives.objective import Encoder, Examples, Refused, padded
+from fmjax.objectives.next_token import causal_example, causal_shapes, decoder_laws
+from fmjax.objectives.objective import Encoder, Examples, Refused
 from fmjax.objectives.seq2seq import before_end
 from fmjax.objectives.token_loss import TokenLoss
 from fmjax.objectives.vocabulary import Vocabulary
@@ -91,7 +91,7 @@ class Instruction(TokenLoss):
   """Each token of the assistant's turns from those before it; what others say has no weight.
 
   Records are messages, a list of {"role", "content"}, or with turns="pair" prompt and response. A row is one
-  conversation, cut at its end, whatever data.packed says.
+  conversation, cut at its end, or with data.packed several, each of which sees itself alone.
   """
 
   name: str = "instruction"
@@ -110,22 +110,20 @@ class Instruction(TokenLoss):
       yield "template", self.template, f"is no template in Jinja: {error}"
 
   def layout(self, length: int, packed: bool) -> Examples:
-    return Examples(ConversationEncoder(self.turns, self.template))
+    return Examples(ConversationEncoder(self.turns, self.template), room=length if packed else None)
 
   def extent(self, sizes: dict[str, int]) -> int:
     return max(sizes["tokens"] - 1, 0)
 
   def transform(self, record: dict, rng: np.random.Generator, *, vocabulary: Vocabulary, length: int) -> dict:
     """tokens, and the targets that follow them, padded with `end`; weights: each [T]."""
-    tokens, told = record["tokens"][: length + 1], record["told"][: length + 1]
-    return dict(
-      tokens=padded(tokens[:-1], length, vocabulary.end),
-      targets=padded(tokens[1:], length, vocabulary.end),
-      weights=padded(told[1:], length).astype(np.float32),
-    )
+    """tokens, targets, weights, of a packed row also segments and positions, each [T]; padding is `end`."""
+    if "pieces" not in record:
+      record = dict(tokens=record["tokens"][: length + 1], told=record["told"][: length + 1])
+    return causal_example(record, vocabulary.end, length, record["told"])
 
   def batch_shapes(self, batch_size: int, length: int, packed: bool = False) -> dict:
-    return causal_shapes(batch_size, length, packed=False)
+    return causal_shapes(batch_size, length, packed)
 
   def model_laws(self, model):
     return decoder_laws(model)

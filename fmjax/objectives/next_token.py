@@ -79,14 +79,17 @@ def places(record: dict) -> tuple[np.ndarray, np.ndarray]:
   return piece, np.arange(len(piece)) - (np.cumsum(sizes) - sizes)[piece]
 
 
-def causal_example(record: dict, end: int, length: int) -> dict:
-  """tokens and the targets that follow them, padded with `end`; weights; of a packed row segments and positions."""
+def causal_example(record: dict, end: int, length: int, told: np.ndarray | None = None) -> dict:
+  """tokens and the targets that follow them, padded with `end`; weights; of a packed row segments and positions.
+
+  `told` weighs each of the record's tokens as a target; None: all the same.
+  """
   tokens, (piece, place) = record["tokens"], places(record)
   at = np.arange(len(piece)) + piece  # a piece's first token is no target
   example = dict(
     tokens=padded(tokens[at], length, end),
     targets=padded(tokens[at + 1], length, end),
-    weights=(np.arange(length) < len(at)).astype(np.float32),
+    weights=padded(np.ones(len(at)) if told is None else told[at + 1], length).astype(np.float32),
   )
   if "pieces" in record:
     example |= dict(segments=padded(piece + 1, length), positions=padded(place, length))

@@ -94,9 +94,14 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-  """A row is an example as `encoder` made it: {field: int32 array}."""
+  """A row is an example as `encoder` made it: {field: int32 array}.
+
+  With `room` a row of the train split is several, put together by a plan: {field: their arrays end to end, "pieces":
+  int32 [k]}, how many tokens of each are there. The first of each is no target; the others sum to `room` at most.
+  """
 
   encoder: Encoder
+  room: int | None = None
 
 
 class Objective(Branch):

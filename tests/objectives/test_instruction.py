@@ -1,13 +1,22 @@
 """Conversations: templates, which tokens are the assistant's, what is refused, and answers that end with a turn."""
 
+import json
+
 import jax
 import jinja2
 import numpy as np
 import pytest
 
+from fmjax import data
+from fmjax.__main__ import main
 from fmjax.architecture import TransformerConfig
+from fmjax.corpus import DataConfig
+from fmjax.data.packing import plan_examples
+from fmjax.data.rows import PackedExampleRows
+from fmjax.metrics import read
 from fmjax.objectives import Instruction, conversations
 from fmjax.objectives.instruction import ConversationEncoder
+from fmjax.objectives.objective import Examples
 from fmjax.step import place
 from tests.objectives import tasks
 
@@ -150,3 +159,79 @@ def test_the_loss_sees_the_turns_alone_on_eight_devices_too(on):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), alone, sums(dict(fsdp=4, tensor=2), batch))
   other = dict(batch, targets=np.where(batch["weights"] > 0, batch["targets"], 7))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), alone, sums({}, other))
+
+
+def packed(folder, count, length):
+  """A prepared data set of conversations of many lengths, packed in its train split."""
+  rng = np.random.default_rng(0)
+  rows = [
+    dict(prompt="why " * int(rng.integers(0, 6)), response=f"answer {number} " + "so " * int(rng.integers(0, 12)))
+    for number in range(count)
+  ]
+  (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  config = DataConfig(source="jsonl", path=str(folder / "rows.jsonl"), tokenizer="bytes", sequence_length=length,
+                      packed=True, cache=str(folder / "cache"))  # fmt: skip
+  return data.prepare(config, PAIR)
+
+
+def test_packed_rows_have_each_conversation_once(tmp_path):
+  length = 1024
+  prepared = packed(tmp_path, 400, length)
+  (train,), (evaluation,) = prepared.splits["train"], prepared.splits["eval"]
+  rows = train.read(list(range(train.examples)))
+  found = [one for row in rows for one in np.split(row["tokens"], np.cumsum(row["pieces"])[:-1])]
+  ends = np.cumsum(np.load(train.tokens.folder / "train-tokens.lengths.npy"))
+  (stream,) = train.streams["tokens"].read([(0, int(ends[-1]))])
+  assert sorted(map(bytes, found)) == sorted(map(bytes, np.split(stream, ends[:-1])))
+  sizes = [int(row["pieces"].sum() - len(row["pieces"])) for row in rows]
+  assert max(sizes) <= length and np.mean(sizes) > 0.9 * length and train.examples < len(ends) / 2
+  assert "pieces" not in evaluation.read([0])[0]  # whose answers are generated one by one
+
+
+def test_the_packed_loss_is_that_of_each_conversation_alone(tmp_path, on):
+  prepared = packed(tmp_path, 60, 400)
+  (train,) = prepared.splits["train"]
+  rows = train.read(list(range(8)))
+  assert min(len(row["pieces"]) for row in rows) > 1
+  alone = []
+  for row in rows:
+    cuts = np.cumsum(row["pieces"])[:-1]
+    alone += [dict(tokens=a, told=b) for a, b in zip(np.split(row["tokens"], cuts), np.split(row["told"], cuts))]
+  model = tasks.model_of(PAIR, "bytes", kind="decoder", max_positions=400)
+  vocabulary = prepared.tokenizer.vocabulary()
+  found = []
+  for records in (rows, alone):
+    every = [PAIR.transform(one, None, vocabulary=vocabulary, length=400) for one in records]
+    batch = {name: np.stack([one[name] for one in every]) for name in every[0]}
+    with on():
+      params = jax.jit(model.init)(jax.random.key(0))
+      found.append(jax.device_get(tasks.sums_of(params, place(batch), model, PAIR)))
+  assert found[0]["weight"] == sum(row["told"].sum() for row in rows)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *found)
+
+
+def test_a_conversation_longer_than_a_row_is_cut_and_one_of_a_token_is_left_out(tmp_path):
+  rows = PackedExampleRows(
+    Examples(ConversationEncoder(), 4), {"tokens": np.array([9, 10, 13])}, **plan_examples(np.array([9, 1, 3]), 4)
+  )
+  assert rows.count == 2 and sorted(rows.ranges(0) + rows.ranges(1)) == [("tokens", (0, 5)), ("tokens", (10, 13))]
+
+
+@pytest.mark.slow
+def test_a_packed_run_trains_evaluates_and_answers(tmp_path, monkeypatch):
+  prepared = packed(tmp_path, 200, 128)
+  monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
+  tree = dict(
+    objective=dict(name="instruction", turns="pair"), model=dict(D=32, L=1, N=2),
+    data=dict(source="jsonl", path=str(tmp_path / "rows.jsonl"), tokenizer="bytes", sequence_length=128, packed=True),
+    optimizer=dict(learning_rate=1e-2, schedule="constant"), train=dict(steps=20, batch_size=8, eval_every=10),
+  )  # fmt: skip
+  (tmp_path / "recipe.json").write_text(json.dumps(tree))
+  assert main(["data", f"--config={tmp_path}/recipe.json"]) == 0
+  assert main(["train", f"--config={tmp_path}/recipe.json", f"--workdir={tmp_path}/run"]) == 0
+  losses = [row["eval/loss"] for row in read(tmp_path / "run" / "metrics.jsonl") if "eval/loss" in row]
+  assert losses[-1] < losses[0]
+  assert main(["eval", f"--workdir={tmp_path}/run"]) == 0
+  answers = read(tmp_path / "run" / "predictions" / "eval-20.jsonl")
+  assert len(answers) == prepared.splits["eval"][0].examples
+  assert main(["data", f"--config={tmp_path}/recipe.json", "--config.data.buckets=[64]"]) == 78
