@@ -77,19 +77,16 @@ def read_baselines(folder) -> dict:
 
 
 def evaluate(args):
-  from fmjax import backend
+  from fmjax import backend, judging, recipe
 
   names = args.model or [args.workdir]
-  if args.data is None and (args.length is not None or args.stride is not None):
-    raise FmjaxError("USAGE", "--length and --stride are the window over a text", fix="give --data=FILE too")
-  if args.data is not None and args.overrides:
-    raise FmjaxError("USAGE", "--data is a text by itself: it has no config", fix="leave --config.* or --data out")
-  if args.data is not None and (len(names) > 1 or args.combine):
-    raise FmjaxError("USAGE", "a text is evaluated by one model", fix="give one --model")
+  if args.config is not None:
+    tree = recipe.override(recipe.load_recipe(args.config), args.overrides)
+    backend.start()
+    print(judging.untrained(names[0], tree, args.predictions, args.shots, args.template, args.label_texts))
+    return
   backend.start()
   if args.data is None:
-    from fmjax import judging
-
     print(judging.judge(names, args.overrides, args.predictions, args.beams, args.combine))
     return
   from fmjax.scoring import perplexity

@@ -52,6 +52,10 @@ def runs(command):
   )
   one.add_argument("--length", type=int, metavar="TOKENS", help="of the window that slides over a text")
   one.add_argument("--stride", type=int, metavar="TOKENS", help="by which it slides; default: half its length")
+  one.add_argument("--config", metavar="FILE[:ARG]", help="a task that a language model answers without training")
+  one.add_argument("--shots", type=int, metavar="K", help="of such a task: examples in the prompt; default 0")
+  one.add_argument("--template", metavar="TEXT", help='of such a task: "Review: {text}\\nSentiment:"')
+  one.add_argument("--label_texts", metavar="TEXT,...", help="of such a task: what each label is written as")
   one.add_argument("--predictions", metavar="FILE", help="a task's answers, as .jsonl; default: in the run's folder")
   one.add_argument("--beams", type=int, metavar="N", help="of a task that is answered by a text")
   one = command("report", "Write one HTML page about one or several runs.")
@@ -59,6 +63,23 @@ def runs(command):
   one.add_argument("--out", metavar="FILE")
   one = command("verify", "Check every checkpoint of a run, byte by byte.")
   one.add_argument("workdir", metavar="WORKDIR")
+
+
+def check_eval(args):
+  """USAGE where the words of `fmjax eval` do not go together: it is of a run, a text, or a task without training."""
+  several, task, text = len(args.model or ()) > 1, args.config is not None, args.data is not None
+  asked = {name for name in ("shots", "template", "label_texts") if getattr(args, name) is not None}
+  window = args.length is not None or args.stride is not None
+  for wrong, what, fix in (
+    (window and not text, "--length and --stride are the window over a text", "give --data=FILE too"),
+    (text and args.overrides, "--data is a text by itself: it has no config", "leave --config.* or --data out"),
+    (text and (several or args.combine), "a text is evaluated by one model", "give one --model"),
+    (asked and not task, "--shots, --template and --label_texts are of a task", "give --config=FILE too"),
+    (task and (args.workdir or text or several or args.combine or args.beams),
+     "a task is answered without training by one --model", "leave the other words out"),
+  ):  # fmt: skip
+    if wrong:
+      raise FmjaxError("USAGE", what, fix=fix)
 
 
 def listed(kind):
@@ -136,4 +157,6 @@ def parse(words: list[str]):
   if overrides and args.command not in ("train", "study", "data", "prepare", "eval"):
     raise FmjaxError("USAGE", f"fmjax {args.command} takes no --config.{next(iter(overrides))}")
   args.overrides = overrides
+  if args.command == "eval":
+    check_eval(args)
   return args

@@ -56,6 +56,30 @@ def judge(
   return "\n".join([*side_by_side(names, every, together, combine), "", f"predictions  {out}"])
 
 
+def untrained(
+  name: str, tree: dict, predictions: str | None, shots: int | None, template: str | None, label_texts: str | None
+) -> str:
+  """What `fmjax eval` prints of a language model that answers the task of a recipe's `tree` by what it finds likely.
+
+  The recipe's model and what it starts from are not looked at. The default template has each text on a line.
+  """
+  from fmjax.scoring import likelihood
+  from fmjax.scoring import shots as scoring
+
+  kept = {key: tree[key] for key in ("objective", "data", "seed") if key in tree}
+  config = from_config_dict(kept | dict(model=dict(kind="encoder")), "the task's config")
+  out = None if predictions is None else free(predictions)
+  texts = [key for key in scoring.columns_of(config.objective) if key not in ("label", "choices")]
+  template = "\n".join(f"{{{key}}}" for key in texts) if template is None else template.replace("\\n", "\n")
+  asking = scoring.Asking(template, None if label_texts is None else tuple(label_texts.split(",")))
+  answers = dict(eval=scoring.answers(likelihood.load(name), config, asking, shots or 0))
+  told = in_words(config.objective, answers, {})[:-1]
+  if out is None:
+    return "\n".join(told)
+  write(out, answers)
+  return "\n".join([*told, "", f"predictions  {out}"])
+
+
 def of_all(every: list[Judged], answers: dict[str, list[dict]], combine: str) -> dict[str, list[dict]]:
   """What the models answer together; `answers` are the first's, as they are shown."""
   if different := [one.config.objective for one in every if one.answers.keys() != answers.keys()]:
