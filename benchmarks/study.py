@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax import backend, optim, recipe, sharding, spec, stacked
+from fmjax import backend, optim, recipe, sharding, spec
 from fmjax.adapt import Adaptation
 from fmjax.config import from_config_dict
 from fmjax.step import place, started, train_step
+from fmjax.study import stacked
 
 HERE = pathlib.Path(__file__).parent
 RECIPE = HERE.parent / "configs" / "sst2.py"

@@ -56,14 +56,15 @@ def in_words(row: dict) -> str:
 
 
 def study(args):
-  from fmjax import members
+  from fmjax.study import members
 
   lists = {axis: getattr(args, f"{axis}s") for axis in members.AXES}
   given = members.settle(args.workdir, config_of(args) if args.config else None, args.overrides, lists)
-  from fmjax import backend, study
+  from fmjax import backend
+  from fmjax.study import run
 
   backend.start()
-  tree = study.run(args.workdir, given, argv=sys.argv, started=STARTED)
+  tree = run.run(args.workdir, given, argv=sys.argv, started=STARTED)
   print("\n".join(members.table(tree)), end="\n\n")
   for one in tree["members"]:
     print(f"run     {pathlib.Path(args.workdir) / one['name']}  {one['status']}")

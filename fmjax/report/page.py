@@ -6,11 +6,13 @@ import os
 import pathlib
 import statistics
 
-from fmjax import history, report_curves, report_groups, report_tasks
+from fmjax import history
 from fmjax.config import from_config_dict, to_dict
 from fmjax.errors import FmjaxError
 from fmjax.metrics import compact, disk, duration
 from fmjax.recipe import flatten
+from fmjax.report import curves, tasks
+from fmjax.report.groups import against_parameters, grouped, overview, side_by_side
 from fmjax.workdir import write_bytes
 
 EVENTS_SHOWN = 200
@@ -43,14 +45,14 @@ def render(runs, folder: pathlib.Path) -> str:
   loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
   environment = jinja2.Environment(autoescape=True, loader=loader, undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-  groups = report_groups.grouped(runs)
+  groups = grouped(runs)
   colors = {id(run): group.color for group in groups for run in group.runs}
   levels = {f"{name} {value:.2f}": value for name, value in baselines(runs[0]).items()}
   views = [view(run, colors[id(run)], folder, len(runs) == 1) for run in runs]
-  return environment.get_template("report.html.jinja").render(
-    runs=views, charts=report_curves.charts(groups, levels),
+  return environment.get_template("page.html.jinja").render(
+    runs=views, charts=curves.charts(groups, levels),
     bars=bars(runs, colors), differing=differing(runs), buckets=history.BUCKETS, together=together(groups),
-    units=sorted({report_tasks.unit(run.objective) for run in runs}),
+    units=sorted({tasks.unit(run.objective) for run in runs}),
   )  # fmt: skip
 
 
@@ -59,8 +61,8 @@ def together(groups) -> dict | None:
   if sum(len(group.runs) for group in groups) == 1:
     return None
   return dict(
-    seeds=any(len(group.runs) > 1 for group in groups), groups=groups, overview=report_groups.overview(groups),
-    picture=report_groups.against_parameters(groups), answers=report_groups.side_by_side(groups),
+    seeds=any(len(group.runs) > 1 for group in groups), groups=groups, overview=overview(groups),
+    picture=against_parameters(groups), answers=side_by_side(groups),
   )  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def view(run, color: int, folder: pathlib.Path, alone: bool) -> dict:
   environment = run.environment
   starts = run.named("start")
   command = environment.get("command") or (starts[0].get("command") if starts else None) or ""
-  answers = report_tasks.views(run) if alone else []
+  answers = tasks.views(run) if alone else []
   said, whole = differences_from_defaults(run.config), flatten(run.config)
   return dict(
     name=run.name, color=color, status=word, tone=tone, answers=answers,
@@ -121,10 +123,10 @@ def verdict(run, word: str, seconds: dict) -> str:
   text = f"{word[:1].upper()}{word[1:]} after {run.steps:,}{of} steps and {duration(sum(seconds.values()))}{on}."
   loss, bits = run.last("eval/loss"), run.last("eval/bits_per_byte")
   if loss is not None:
-    text += f" Evaluation loss {loss:.4f} {report_tasks.unit(run.objective)}"
-    metric = report_tasks.first_metric(run)
+    text += f" Evaluation loss {loss:.4f} {tasks.unit(run.objective)}"
+    metric = tasks.first_metric(run)
     if metric and (value := run.last(f"eval/{metric}")) is not None:
-      text += f", {report_tasks.title(metric)} {report_tasks.number(metric, value)}"
+      text += f", {tasks.title(metric)} {tasks.number(metric, value)}"
     if bits is not None:
       text += f", {bits:.3f} bits per byte"
       beaten = [f"{abs(1 - bits / other):.0%} {'below' if bits < other else 'above'} {name}'s {other:.3f}"
@@ -132,7 +134,7 @@ def verdict(run, word: str, seconds: dict) -> str:
       text += ": " + " and ".join(beaten) if beaten else ""
     text += "."
   elif run.last("train/loss") is not None:
-    text += f" Training loss {run.last('train/loss'):.4f} {report_tasks.unit(run.objective)}; not evaluated."
+    text += f" Training loss {run.last('train/loss'):.4f} {tasks.unit(run.objective)}; not evaluated."
   elif not run.rows:
     text += " No step has been logged yet."
   if broken := sum(not math.isfinite(value) for _, value in run.series("train/loss")):
@@ -152,12 +154,12 @@ def tiles(run, seconds: dict, answers: list[dict]) -> list[dict]:
   second = ("bits per byte", f"{bits:.3f}" if bits is not None else "–", "",
             " · ".join(f"{name} {value:.2f}" for name, value in baselines(run).items()))  # fmt: skip
   seen = ("tokens seen", compact(run.tokens) if run.tokens else "–", "", f"{run.steps:,} steps")
-  if metric := report_tasks.first_metric(run):
-    second = (report_tasks.title(metric), *best(run, metric, answers))
+  if metric := tasks.first_metric(run):
+    second = (tasks.title(metric), *best(run, metric, answers))
     examples = run.steps * (run.config_value("train", "batch_size") or 0)
     seen = ("examples seen", compact(examples) if examples else "–", "", f"{run.steps:,} steps")
   trained = " trained" if run.config_value("adapt", "name") not in (None, "full") else ""
-  per = {"nats per token": "nats/token", "squared error": ""}.get(report_tasks.unit(run.objective), "nats")
+  per = {"nats per token": "nats/token", "squared error": ""}.get(tasks.unit(run.objective), "nats")
   found = [
     ("eval loss", f"{evals[-1]:.4f}" if evals else "–", per if evals else "", remark),
     second, seen,
@@ -176,8 +178,8 @@ def best(run, metric: str, answers: list[dict]) -> tuple[str, str, str]:
     told = next((file for file in answers if not file["trouble"]), None)
     return (told["scores"][0]["value"], "", f"fmjax eval, step {told['step']:,}") if told else ("–", "", "")
   top = min(values) if metric == "mse" else max(values)
-  remark = "best of the run" if top == values[-1] else f"best {report_tasks.number(metric, top)}"
-  return report_tasks.number(metric, values[-1]), "", remark if len(values) > 1 else ""
+  remark = "best of the run" if top == values[-1] else f"best {tasks.number(metric, top)}"
+  return tasks.number(metric, values[-1]), "", remark if len(values) > 1 else ""
 
 
 def bars(runs, colors: dict) -> list[dict]:

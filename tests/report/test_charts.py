@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from fmjax.charts import POINTS, SIDE, Axis, Cloud, Curve, chart, number, reliability, scatter, smooth, thin
+from fmjax.report.charts import POINTS, SIDE, Axis, Cloud, Curve, chart, number, reliability, scatter, smooth, thin
 
 CURVE = [(step, 2 + 5 / step) for step in range(1, 5001)]
 

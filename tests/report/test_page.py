@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fmjax import history, metrics, report, report_groups, report_tasks
+from fmjax import history, metrics, report
 from fmjax.config import from_config_dict, to_dict
+from fmjax.report import groups as report_groups
+from fmjax.report import tasks as report_tasks
+from fmjax.report.page import differences_from_defaults, differing
 
 VOID = {"meta", "br", "input", "path"}
 CONFIG = to_dict(from_config_dict({"model": {"V": 256, "D": 64}, "train": {"steps": 40}, "seed": 3}))
@@ -149,7 +152,7 @@ def test_every_run_is_in_the_curves_and_the_differences(tmp_path):
   for kind in ("thin", "line", "dots"):
     for color in range(3):
       assert page.named("path", **{"class": f"{kind} c{color}"})
-  assert [one["values"] for one in report.differing([history.load(path) for path in runs])] == [["16", "32", "48"]]
+  assert [one["values"] for one in differing([history.load(path) for path in runs])] == [["16", "32", "48"]]
   assert "train.batch_size" in page.text
 
 
@@ -202,9 +205,9 @@ def test_a_run_in_any_state_has_a_page(tmp_path, change, words):
 
 
 def test_the_config_shows_what_had_to_be_said_and_no_more():
-  assert report.differences_from_defaults(CONFIG) == {"seed": 3, "model.V": 256, "model.D": 64, "train.steps": 40}
+  assert differences_from_defaults(CONFIG) == {"seed": 3, "model.V": 256, "model.D": 64, "train.steps": 40}
   lion = to_dict(from_config_dict({"model": {"V": 256}, "optimizer": {"name": "lion", "b2": 0.9}}))
-  assert report.differences_from_defaults(json.loads(json.dumps(lion))) == {
+  assert differences_from_defaults(json.loads(json.dumps(lion))) == {
     "model.V": 256, "optimizer.name": "lion", "optimizer.b2": 0.9}  # fmt: skip
 
 

@@ -6,11 +6,11 @@ import re
 import numpy as np
 
 from fmjax import metrics
-from fmjax.charts import Cloud, reliability, scatter
 from fmjax.errors import FmjaxError
 from fmjax.measures import answers as texts
 from fmjax.measures import classes, correlation, metric, spans, tasks
 from fmjax.measures.slices import slices, span_confusion
+from fmjax.report.charts import Cloud, reliability, scatter
 
 LABELS = 30  # of a matrix that a page has room for
 ERRORS = 15  # answers that are shown, the worst first

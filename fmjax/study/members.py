@@ -8,7 +8,7 @@ import statistics
 from fmjax import metrics, recipe, workdir
 from fmjax.config import Config, from_config_dict, to_dict
 from fmjax.errors import FmjaxError
-from fmjax.report_groups import interval
+from fmjax.report.groups import interval
 
 STUDY = "study.json"
 LEVEL = 0.95

@@ -21,12 +21,10 @@ from fmjax import (
   checkpoint,
   environment,
   evaluate,
-  members,
   metrics,
   optim,
   resume,
   spec,
-  stacked,
   train,
   workdir,
 )
@@ -34,10 +32,11 @@ from fmjax.adapt import Adaptation
 from fmjax.config import Config
 from fmjax.data import check_fingerprint
 from fmjax.errors import FmjaxError
-from fmjax.members import DIVERGED, DONE, RUNNING, STOPPED, Member
 from fmjax.sharding import check_divides, make_mesh
 from fmjax.signals import Signals
 from fmjax.step import abstract, judged, started
+from fmjax.study import members, stacked
+from fmjax.study.members import DIVERGED, DONE, RUNNING, STOPPED, Member
 from fmjax.teacher import taught
 
 

@@ -1,9 +1,9 @@
 """The curves of one run, or of several: those that differ in their seed alone are one curve with a band."""
 
-from fmjax.charts import Curve, chart, smooth
 from fmjax.metrics import compact
-from fmjax.report_groups import interval
-from fmjax.report_tasks import PERCENT, title, unit
+from fmjax.report.charts import Curve, chart, smooth
+from fmjax.report.groups import interval
+from fmjax.report.tasks import PERCENT, title, unit
 
 BAND_FROM = 3  # runs: the interval of two is 18 times as wide as they are apart
 SMOOTH_FROM = 20  # rows from which a smoothed curve says more than the rows

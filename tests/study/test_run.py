@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fmjax import checkpoint, members, metrics, optim, stacked, workdir
+from fmjax import checkpoint, metrics, optim, workdir
 from fmjax.__main__ import main
 from fmjax.adapt import METHODS, Adaptation
 from fmjax.config import MeshConfig
 from fmjax.leaves import by_path
 from fmjax.objectives import OBJECTIVES
 from fmjax.step import started
+from fmjax.study import members, stacked
 from tests.objectives.tasks import model_of
 
 MODEL = dict(kind="encoder", D=32, L=2, N=2, F=64, dropout=0.1)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from fmjax import optim, stacked
+from fmjax import optim
 from fmjax.adapt import METHODS, Adaptation
 from fmjax.architecture import TransformerConfig
 from fmjax.config import MeshConfig
@@ -14,6 +14,7 @@ from fmjax.leaves import by_path
 from fmjax.models import Model
 from fmjax.objectives import NextToken
 from fmjax.step import place, started, train_step
+from fmjax.study import stacked
 
 MODEL = Model(TransformerConfig(V=100, D=64, L=1, N=4, max_positions=16, dropout=0.1))
 SEEDS = (0, 5, 2**32 - 1, 7)

@@ -6,13 +6,13 @@ import math
 import os
 import statistics
 
-from fmjax.charts import Cloud, Picture, scatter
 from fmjax.config import to_dict
 from fmjax.history import Run, status
 from fmjax.measures import tasks
 from fmjax.metrics import compact
 from fmjax.recipe import flatten
-from fmjax.report_tasks import Judged, first_metric, judged, newest, number, title
+from fmjax.report.charts import Cloud, Picture, scatter
+from fmjax.report.tasks import Judged, first_metric, judged, newest, number, title
 
 # The quantile 0.975 of Student's t with 1, 2, ... degrees of freedom (Student 1908); the last is near that of more.
 QUANTILES = (
