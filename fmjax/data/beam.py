@@ -5,7 +5,7 @@ worker sees under the same path: a network file system, or a bucket that is moun
 that a local preparation writes.
 """
 
-from fmjax.errors import extra
+from fmjax.errors import FmjaxError, extra
 
 
 class Beam:
@@ -19,8 +19,19 @@ class Beam:
   def __call__(self, function, tasks, done):
     import apache_beam as beam
 
-    with beam.Pipeline(options=self.options) as pipeline:
-      # Shuffled, or the tasks that were created together would be done by one worker.
-      _ = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(function)
+    try:
+      with beam.Pipeline(options=self.options) as pipeline:
+        # Shuffled, or the tasks that were created together would be done by one worker.
+        _ = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(function)
+    except Exception as error:
+      raise meant_by(error) from error
     for task in tasks:
       done(task)
+
+
+def meant_by(error: BaseException) -> BaseException:
+  """The error of a task, which Beam hides in its own, or that itself."""
+  below = error
+  while below is not None and not isinstance(below, FmjaxError):
+    below = below.__cause__ or below.__context__
+  return error if below is None else below

@@ -4,7 +4,9 @@ A document is the text of a file, or a record of several. Documents are split by
 one stays on its side whatever else comes or goes; a single text is cut at a character, the first part train.
 """
 
+import collections
 import os
+import re
 import sysconfig
 
 import xxhash
@@ -28,6 +30,7 @@ PATTERNS = {
   "csv": ("*.csv", "*.csv.gz", "*.tsv", "*.tsv.gz"),
   "conll": ("*.conll*",),
 }
+SHARD = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(.*)")
 EVAL = "eval//"  # before the names of what eval_path names; no other name has two slashes
 
 
@@ -82,10 +85,31 @@ def saved(path: str, split: str, columns, held: bool | None, before: str = "") -
 
 def files_of(source, path: str) -> list[File]:
   """Empty files are left out."""
-  files = [file for file in listed(path, PATTERNS[source.source]) if file.size]
+  found = listed(path, PATTERNS[source.source])
+  check_shards(path, found)
+  files = [file for file in found if file.size]
   if not files:
     raise empty(path)
   return files
+
+
+def check_shards(path: str, files: list[File]):
+  """DATA_MISSING where of files that are numbered 00000-of-00003 to 00002-of-00003 one is not there.
+
+  A file by its own name is meant alone, and so are those that a glob chooses by [] or ?.
+  """
+  if [file.path for file in files] == [path] or set("[?") & set(path):
+    return
+  there = collections.defaultdict(set)
+  for file in files:
+    if shard := SHARD.fullmatch(file.name):
+      before, number, count, after = shard.groups()
+      there[before, count, after].add(int(number))
+  for (before, count, after), numbers in there.items():
+    if lacking := sorted(set(range(int(count))) - numbers):
+      first = f"{before}-{lacking[0]:0{len(count)}d}-of-{count}{after}"
+      raise FmjaxError("DATA_MISSING", f"{len(lacking)} of {int(count)} shards are missing", where=path,
+                       got=f"no {first}", fix="bring them, or choose the others by [] in data.path")  # fmt: skip
 
 
 def of_files(source, files: list[File], columns, held: bool | None) -> list[Part]:

@@ -1,5 +1,6 @@
 """A Beam pipeline prepares the same bytes as this machine does alone."""
 
+import dataclasses
 import json
 import sys
 
@@ -44,3 +45,15 @@ def test_without_beam_there_is_one_message(monkeypatch):
   monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
   with pytest.raises(FmjaxError, match=r"(?s)USAGE.*Beam is not installed.*fmjax\[beam\]"):
     Beam("DirectRunner", [])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_bad_record_is_told_as_without_beam(tmp_path):
+  pytest.importorskip("apache_beam")
+  (tmp_path / "texts.jsonl").write_text(json.dumps(dict(text="x" * 30)) + "\n{bad\n")
+  told = []
+  for number, runner in enumerate((None, Beam("DirectRunner", ["direct_num_workers=1"]))):
+    with pytest.raises(FmjaxError, match="a record is not JSON") as caught:
+      data.prepare(dataclasses.replace(config(tmp_path, str(number)), cleaning=Cleaning()), runner=runner)
+    told.append(str(caught.value))
+  assert told[0] == told[1]

@@ -1,6 +1,7 @@
 """A source's parts have every document once, split by name, and a wrong path says what is wrong."""
 
 import gzip
+import json
 import pickle
 import sysconfig
 from pathlib import Path
@@ -214,3 +215,22 @@ def test_an_unreadable_file_is_named(tmp_path):
 def test_files_are_found_sorted_by_path(tmp_path):
   write_many(tmp_path, ["b.txt", "a/z.txt", "a.txt"])
   assert sources.find(str(tmp_path / "**/*.txt")) == [tmp_path / name for name in ("a.txt", "a/z.txt", "b.txt")]
+
+
+@pytest.mark.parametrize("glob", ["", "/part-*.jsonl"])
+def test_a_missing_shard_is_noticed(tmp_path, glob):
+  for number in (0, 2, 3):
+    (tmp_path / f"part-{number:05d}-of-00005.jsonl").write_text(json.dumps(dict(text="x" * number)) + "\n")
+  with pytest.raises(FmjaxError, match=r"(?s)2 of 5 shards.*no part-00001-of-00005\.jsonl") as caught:
+    sources.parts(SourceConfig(source="jsonl", path=f"{tmp_path}{glob}"), 0.1)
+  assert caught.value.code == "DATA_MISSING"
+  for number in (1, 4):
+    (tmp_path / f"part-{number:05d}-of-00005.jsonl").write_text("")
+  assert len(sources.parts(SourceConfig(source="jsonl", path=f"{tmp_path}{glob}"), 0.1)) == 3
+
+
+@pytest.mark.parametrize("name, count", [("part-00002-of-00005.jsonl", 1), ("part-0000[23]-of-00005.jsonl", 2)])
+def test_shards_may_be_chosen(tmp_path, name, count):
+  for number in (2, 3):
+    (tmp_path / f"part-{number:05d}-of-00005.jsonl").write_text(json.dumps(dict(text="x")) + "\n")
+  assert len(sources.parts(SourceConfig(source="jsonl", path=f"{tmp_path}/{name}"), 0.1)) == count
