@@ -109,6 +109,7 @@ class DataConfig(SourceConfig):
   vocab_size: int = 4096  # of a tokenizer trained here
   sequence_length: int = 256  # tokens an example; the objective says of which side where there are two
   buckets: tuple[int, ...] | None = None  # shorter lengths, for batches whose rows all need no more
+  pool: int | None = None  # train batches whose rows are sorted by length together, so that little is padding
   packed: bool = False  # whole documents in a row, each on its own, instead of windows over all of them
   eval_fraction: float = 0.1
   seed: int | None = None  # of the rows' order and of what is drawn for them; None: the config's own seed
@@ -123,6 +124,9 @@ class DataConfig(SourceConfig):
       yield from super().laws()
     yield from at_least(self, 1, "sequence_length", "temperature")
     yield from at_least(self, 0, "workers", "seed")
+    yield from at_least(self, 2, "pool")
+    if self.pool is not None and not self.buckets:
+      yield "pool", self.pool, "makes batches of several lengths: set data.buckets too"
     yield from at_least(self, 2, "vocab_size")
     if not 0 < self.eval_fraction < 1:
       yield "eval_fraction", self.eval_fraction, "must lie in (0, 1)"

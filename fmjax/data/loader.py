@@ -20,7 +20,7 @@ from fmjax.data.runners import end_with_parent
 from fmjax.objectives.objective import Documents, Examples
 
 AHEAD = 4  # batches held ready
-DRAWS = 1  # what sets a subsample's numbers apart from those of the order
+DRAWS, POOLS = 1, 2  # what sets the numbers of a subsample, and of pools, apart from those of the order
 
 
 def attach(worker: int, workers: int):
@@ -85,7 +85,8 @@ class Batches:
   that have no tokens.
 
   A batch is as long as one of `lengths`: with data.buckets the least that holds all its rows, those of other hosts
-  too. Which rows it has, and what `rng` draws for them, does not depend on that.
+  too. Which rows it has, and what `rng` draws for them, does not depend on that. With data.pool the rows of so many
+  train batches are sorted by length and dealt out again, and the batches shuffled.
   """
 
   def __init__(
@@ -111,17 +112,19 @@ class Batches:
       self.mixture = Mixture(components, sizes, temperature, batch_size)
       self.examples = sum(sizes) if self.mixture.end is None else self.mixture.end
       last = sys.maxsize if self.mixture.end is None else self.mixture.end // batch_size
+      self.pool = prepared.config.pool if len(self.lengths) > 1 else None
     else:
+      self.pool = None
       self.examples = self.sources[source].examples
       last = -(-self.examples // batch_size)
     self.per_epoch = self.examples // batch_size if split == "train" else last
-    self.end = min(last, sys.maxsize if end is None else end)
-    self.orders = None
+    self.last, self.end = last, min(last, sys.maxsize if end is None else end)
+    self.orders, self.sorted = None, (-1, [])
 
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
     if not 0 <= step < self.end:
       raise IndexError(step)
-    wanted = [self.locate(step * self.batch_size + row) for row in self.rows]
+    wanted = self.wanted(step, self.rows)
     length = self.length(step)
     rngs = [self.rng(*one) for one in wanted]
     records = self.read([(source, row) for source, _, row in wanted])
@@ -139,11 +142,35 @@ class Batches:
     *shorter, longest = self.lengths
     if not shorter:
       return longest
-    rows = (self.locate(step * self.batch_size + row)[::2] for row in range(self.batch_size))
-    sizes = (self.sources[source].sizes(row) for source, row in rows if row < self.sources[source].examples)
-    least = map(self.prepared.objective.extent, sizes)
-    least = max(longest if one is None else one for one in least)
+    least = max(map(self.extent, self.wanted(step, range(self.batch_size))))
     return next((length for length in shorter if length >= least), longest)
+
+  def extent(self, one: tuple[int, int, int]) -> int:
+    """The length that a row needs; of one past its source's last 0."""
+    source, _, row = one
+    if row >= self.sources[source].examples:
+      return 0
+    found = self.prepared.objective.extent(self.sources[source].sizes(row))
+    return self.lengths[-1] if found is None else found
+
+  def wanted(self, step: int, rows: range) -> list[tuple[int, int, int]]:
+    """(source, epoch, row) of those places in batch `step`."""
+    if self.pool is None:
+      return [self.locate(step * self.batch_size + row) for row in rows]
+    number, place = divmod(step, self.pool)
+    if self.sorted[0] != number:
+      self.sorted = number, self.batches_of(number)
+    batch = self.sorted[1][place]
+    return [batch[row] for row in rows]
+
+  def batches_of(self, number: int) -> list[list[tuple[int, int, int]]]:
+    """The batches of a pool; the last one of a mixture that ends may have fewer."""
+    size, first = self.batch_size, number * self.pool
+    count = min(self.pool, self.last - first)
+    rows = [self.locate(first * size + place) for place in range(count * size)]
+    order = np.argsort([self.extent(one) for one in rows], kind="stable").reshape(count, size)
+    shuffled = np.random.default_rng(spread(self.seed, number, POOLS)).permutation(count)
+    return [[rows[place] for place in order[batch]] for batch in shuffled]
 
   def locate(self, place: int) -> tuple[int, int, int]:
     """(source, epoch, row) of a place; past the end of eval a row that is past the source's last."""
@@ -184,7 +211,7 @@ class Batches:
 
   def records(self, step: int) -> list[int] | list[tuple[str, int]]:
     """Which rows train batch `step` holds: their numbers, with a mixture (its source's name, the number)."""
-    found = [self.locate(step * self.batch_size + row) for row in self.rows]
+    found = self.wanted(step, self.rows)
     if len(self.sources) == 1:
       return [row for _, _, row in found]
     return [(self.prepared.names[source], row) for source, _, row in found]

@@ -394,6 +394,7 @@ def test_batches_are_what_was_promised_and_eval_ends_with_empty_rows(tmp_path):
 
 
 BUCKETS = (4, 12, 20)
+POOL = 8
 
 
 @pytest.fixture(scope="module")
@@ -406,12 +407,13 @@ def mixed(tmp_path_factory):
     path = jsonl(folder, records, f"{name}.jsonl")
     mixture[name] = dict(source="jsonl", path=str(path), weight=seed + 1.0)
   tree = dict(mixture=mixture, tokenizer="bytes", sequence_length=T, cache=str(folder / "cache"), eval_fraction=0.2)
-  return [data.prepare(fits(tree | fields, DataConfig), Grading()) for fields in ({}, dict(buckets=BUCKETS))]
+  changes = {}, dict(buckets=BUCKETS), dict(buckets=BUCKETS, pool=POOL)
+  return [data.prepare(fits(tree | fields, DataConfig), Grading()) for fields in changes]
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
 def test_a_batch_is_the_shortest_that_holds_its_rows_which_stay_the_same(mixed, split):
-  fixed, bucketed = (data.Batches(prepared, split, 3, 5) for prepared in mixed)
+  fixed, bucketed, _ = (data.Batches(prepared, split, 3, 5) for prepared in mixed)
   assert fixed.lengths == (T,) and bucketed.lengths == (*BUCKETS, T)
   seen = set()
   for step in range(40 if split == "train" else fixed.end):
@@ -428,19 +430,66 @@ def test_a_batch_is_the_shortest_that_holds_its_rows_which_stay_the_same(mixed, 
   assert len(seen) >= 3, "batches of several lengths"
 
 
+@pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_the_rows_of_hosts_are_the_batch_whatever_its_length(mixed, hosts):
+def test_the_rows_of_hosts_are_the_batch_whatever_its_length(mixed, hosts, pooled):
   B, shorter = 4, 0
   for split in ("train", "eval"):
-    whole = data.Batches(mixed[1], split, B, 1)
+    whole = data.Batches(mixed[1 + pooled], split, B, 1)
     slices = [slice(B * host // hosts, B * (host + 1) // hosts) for host in range(hosts)]
-    own = [data.Batches(mixed[1], split, B, 1, rows) for rows in slices]
+    own = [data.Batches(mixed[1 + pooled], split, B, 1, rows) for rows in slices]
     for step in range(30 if split == "train" else whole.end):
       parts = [batches[step] for batches in own]
       assert digest({n: np.concatenate([part[n] for part in parts]) for n in parts[0]}) == digest(whole[step])
       widest = [int(part["segments"].sum(1).max()) for part in parts]
       shorter += min(widest) <= BUCKETS[0] < max(widest)
-  assert shorter or hosts == 1, "a host's own rows would have fitted a shorter batch"
+  assert shorter or hosts == 1 or pooled, "a host's own rows would have fitted a shorter batch"
+
+
+def test_a_pool_has_the_rows_of_its_batches_and_little_padding(mixed):
+  B, pools = 4, 12
+  plain, pooled = (data.Batches(prepared, "train", B, 1) for prepared in mixed[1:])
+  padding, firsts = [], []
+  for pool in range(pools):
+    steps = range(pool * POOL, (pool + 1) * POOL)
+    assert sorted(sum(map(plain.records, steps), [])) == sorted(sum(map(pooled.records, steps), []))
+    found = [pooled[step]["segments"] for step in steps]
+    sizes = sorted(([int(n) for n in one.sum(1)] for one in found), key=lambda one: (max(one), min(one)))
+    assert all(max(one) <= min(other) for one, other in zip(sizes, sizes[1:]))  # sorted, then shuffled whole
+    firsts.append(np.argmax([one.sum() for one in found]))
+    padding.append([sum(one.size - one.sum() for one in every) for every in
+                    (found, [plain[step]["segments"] for step in steps])])  # fmt: skip
+  ours, before = np.sum(padding, 0)
+  assert ours < 0.6 * before and len(set(firsts)) > 3  # the longest batch is anywhere in its pool
+
+
+def test_a_pool_is_found_from_any_step_and_keeps_what_is_drawn_for_a_row(mixed):
+  through, other = data.Batches(mixed[2], "train", 3, 5), data.Batches(mixed[2], "train", 3, 5)
+  expected = {step: digest(through[step]) for step in range(40)}
+  for step in (39, 0, 17, 8, 7, 16):
+    assert digest(other[step]) == expected[step]
+  plain = data.Batches(mixed[1], "train", 3, 5)
+  wanted = {one for step in range(40) for one in plain.wanted(step, range(3))}
+  assert wanted == {one for step in range(40) for one in through.wanted(step, range(3))}
+  assert data.Batches(mixed[2], "train", 3, 6).records(0) != through.records(0)
+
+
+def test_the_last_pool_of_a_mixture_that_ends_is_smaller(mixed):
+  config = mixed[2].config
+  ending = tuple(dataclasses.replace(one, epochs=1.0) for one in config.mixture)
+  prepared = data.prepare(dataclasses.replace(config, mixture=ending), Grading())
+  alone = dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, pool=None))
+  pooled, plain = (data.Batches(one, "train", 5, 0) for one in (prepared, alone))
+  assert pooled.end % POOL
+  found, expected = (
+    [one for step in range(batches.end) for one in batches.wanted(step, range(5))] for batches in (pooled, plain)
+  )
+  assert sorted(found) == sorted(expected) and found != expected
+
+
+def test_a_pool_needs_buckets():
+  with pytest.raises(Wrong, match="pool=.*several lengths"):
+    DataConfig(pool=4)
 
 
 def test_a_length_is_known_without_reading_a_token(mixed, monkeypatch):
