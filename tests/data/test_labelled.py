@@ -479,10 +479,10 @@ def test_the_last_pool_of_a_mixture_that_ends_is_smaller(mixed):
   ending = tuple(dataclasses.replace(one, epochs=1.0) for one in config.mixture)
   prepared = data.prepare(dataclasses.replace(config, mixture=ending), Grading())
   alone = dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, pool=None))
-  pooled, plain = (data.Batches(one, "train", 5, 0) for one in (prepared, alone))
+  pooled, plain = (data.Batches(one, "train", 6, 0) for one in (prepared, alone))
   assert pooled.end % POOL
   found, expected = (
-    [one for step in range(batches.end) for one in batches.wanted(step, range(5))] for batches in (pooled, plain)
+    [one for step in range(batches.end) for one in batches.wanted(step, range(6))] for batches in (pooled, plain)
   )
   assert sorted(found) == sorted(expected) and found != expected
 
