@@ -36,7 +36,8 @@ def get_config(method="full"):
         eval_path="sst2/dev.tsv",
         columns=("0", "1"),
         sequence_length=64,
-        buckets=(32,),
+        buckets=(16, 24, 32, 48),
+        pool=16,
       ),
       # Devlin et al. 2019, App. A.3: three epochs, a tenth of warm-up, then linearly to zero.
       optimizer=dict(
