@@ -5,8 +5,8 @@
   fmjax eval --model=avg:runs/multi30k@4750,runs/multi30k@5000 --beams=5 \\
     --config.data.eval_path='multi30k/test_2016_flickr.{}'
 
-The data is Multi30k's task 1 (Elliott et al. 2016, arXiv:1605.00459), a caption a line in two files. The model is that
-of Vaswani et al. 2017 (arXiv:1706.03762) at the size that Wu et al. 2021 (arXiv:2105.14462, Transformer-Tiny) found
+The data is Multi30k's task 1 (Elliott et al. 2016, arXiv:1605.00459), a caption a line in two files. The model is
+that of Vaswani et al. 2017 (arXiv:1706.03762) at the size that Wu et al. 2021 (arXiv:2105.14462, Tiny) found
 best for so little text, with a joint vocabulary; what is evaluated is the mean of the last steps.
 """
 
