@@ -47,8 +47,8 @@ class SourceConfig(Branch):
 
 def template_laws(column: str, source: str):
   """Of a column that is made of several: {key} of each stands in a text."""
-  if "{" in column and source in ("conll", "parallel"):
-    yield "columns", column, f"source {source!r} has columns alone, and no templates"
+  if "{" in column and source in ("stdlib", "text", "conll", "parallel"):
+    yield "columns", column, f"source {source!r} has no templates"
   try:
     if "{" in column and not any(key for _, key, _, _ in string.Formatter().parse(column)):
       yield "columns", column, "names no column in its braces"

@@ -49,7 +49,7 @@ def of_classes(answers: tuple[dict, ...], weights_M, vote: bool) -> dict:
   first, labels = answers[0]["probabilities"], labels_of(answers[0])
   p_MC = np.array([[one["probabilities"][label] for label in labels] for one in answers], np.float64)
   mean_C = weights_M @ p_MC
-  told_C = weights_M @ (p_MC == p_MC.max(1, keepdims=True)) if vote else mean_C
+  told_C = weights_M @ np.eye(len(labels))[p_MC.argmax(1)] if vote else mean_C
   best = max(range(len(told_C)), key=lambda label: (round(told_C[label], 9), mean_C[label]))
   told = list(map(float, told_C))
   return answers[0] | dict(predicted=labels[best], probabilities=dict(zip(labels, told)) if named(first) else told)

@@ -10,6 +10,7 @@ from fmjax.measures import tasks
 from fmjax.objectives.labelled import text_of_bits
 from fmjax.step import eval_step, place, ratios
 
+SIMILAR = 16  # lengths of prompts up to the same multiple of it
 TEXT = 500  # characters of an example's text that stand beside its answer
 
 
@@ -131,10 +132,10 @@ def numbers(records: list[dict], answers: list[dict]) -> list[int]:
 
 
 def generated(model, params, batches, size: int, **options) -> list[dict]:
-  """The objective's answers to the whole split, by what the model generates; `size` rows at a time.
+  """The objective's answers to the whole split, by what the model generates; `size` rows at a time, or fewer.
 
-  An answer has data.sequence_length tokens at most, or what a decoder's positions leave behind the longest prompt of
-  its rows; of a prompt that leaves less than a quarter of them, the first tokens are left out.
+  An answer has data.sequence_length tokens at most, or what a decoder's positions leave behind its prompt; of a
+  prompt that leaves less than a quarter of them, the first tokens are left out.
   """
   from fmjax import decode
 
@@ -146,17 +147,26 @@ def generated(model, params, batches, size: int, **options) -> list[dict]:
   usual = dict(eos_token_id=end, pad_token_id=pad)
   options = (usual | dict(decoder_start_token_id=pad) if source else usual) | options
   positions = None if source else model.config.max_positions
-  prompts = prompts if positions is None else [prompt[-(positions - positions // 4) :] for prompt in prompts]
+  most = None if positions is None else positions - positions // 4
+  prompts = [prompt if most is None else prompt[-most:] for prompt in prompts]
+  rooms = [room_behind(prompt, length, positions, most) for prompt in prompts]
   told = [[] for _ in prompts]
-  order = np.argsort([len(prompt) for prompt in prompts], kind="stable")  # little of a batch is padding
   params = model.for_decoding(params)
-  for start in range(0, len(order), size):
-    chosen = order[start : start + size]
-    rows = [prompts[row] for row in chosen]
-    longest = max(map(len, rows))
-    room = length if positions is None else min(length, positions - longest + 1)
-    new = decode.generate(model, params, rows, tokenizer=prepared.tokenizer, **dict(max_new_tokens=room) | options)
-    skip = 1 if source else longest
-    for row, tokens in zip(chosen, new):
-      told[row] = np.asarray(tokens[skip:])
+  for room in sorted(set(rooms)):
+    own = [row for row in range(len(prompts)) if rooms[row] == room]
+    own.sort(key=lambda row: len(prompts[row]))  # little of a batch is padding
+    for start in range(0, len(own), size):
+      chosen = own[start : start + size]
+      rows = [prompts[row] for row in chosen]
+      new = decode.generate(model, params, rows, tokenizer=prepared.tokenizer, **dict(max_new_tokens=room) | options)
+      skip = 1 if source else max(map(len, rows))
+      for row, tokens in zip(chosen, new):
+        told[row] = np.asarray(tokens[skip:])
   return objective.answers(records, dict(tokens=told), prepared.tokenizer)
+
+
+def room_behind(prompt: list[int], length: int, positions: int | None, most: int | None) -> int:
+  """How many tokens an answer may have, whatever stands beside it in a batch; of SIMILAR prompts the same."""
+  if positions is None:
+    return length
+  return min(length, positions + 1 - min(-(-len(prompt) // SIMILAR) * SIMILAR, most))

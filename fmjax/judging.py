@@ -66,6 +66,7 @@ def untrained(
   from fmjax.scoring import likelihood
   from fmjax.scoring import shots as scoring
 
+  scoring.check_task(tree)
   kept = {key: tree[key] for key in ("objective", "data", "seed") if key in tree}
   config = from_config_dict(kept | dict(model=dict(kind="encoder")), "the task's config")
   out = None if predictions is None else free(predictions)
@@ -82,8 +83,8 @@ def untrained(
 
 def of_all(every: list[Judged], answers: dict[str, list[dict]], combine: str) -> dict[str, list[dict]]:
   """What the models answer together; `answers` are the first's, as they are shown."""
-  if different := [one.config.objective for one in every if one.answers.keys() != answers.keys()]:
-    raise FmjaxError("DATA_BAD", "the models were evaluated on different sources", got=different[0].name,
+  if different := [one.answers for one in every if one.answers.keys() != answers.keys()]:
+    raise FmjaxError("DATA_BAD", "the models were evaluated on different sources", got=", ".join(different[0]),
                      fix="give all the same data: --config.data.eval_path=FILE")  # fmt: skip
   found = {}
   for source, own in answers.items():
@@ -97,9 +98,11 @@ def file_for(config: Config, names, found, changes, predictions: str | None, bea
   objective = config.objective
   if beams and not objective.generates:
     raise FmjaxError("USAGE", f"objective {objective.name!r} writes no text", fix="leave --beams out")
+  if len(names) > 1 and not (objective.task in ("sequence", "choice") and objective.judged_by):
+    raise FmjaxError("USAGE", f"answers to objective {objective.name!r} are not combined", fix="give one --model")
   if objective.judged_by:
     return free(predictions or default_file(names, found, changes))
-  if predictions or beams or len(names) > 1:
+  if predictions or beams:
     raise FmjaxError("USAGE", f"objective {objective.name!r} has no answers to write", fix="leave it out")
   return None
 

@@ -48,6 +48,10 @@ def edit(config: Config, before: Config | None, prepared, state: dict | None, wr
   """The config and its data, with the mixture of `before` up to the step of `state`, and then the config's own."""
   if before is None:
     return config, prepared
+  if config.data.pool is not None:
+    raise FmjaxError("CONFIG", "a mixture whose batches are pooled is not edited", where="data.mixture",
+                     got=f"data.pool={config.data.pool}",
+                     fix="leave data.mixture as it was, or start a new run")  # fmt: skip
   step = 0 if state is None else int(state["step"])
   sizes = {split.tokens.name: split.examples for split in prepared.splits["train"]}
   mixture = data.edited(before.data, config.data, step, sizes)

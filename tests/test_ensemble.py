@@ -42,6 +42,11 @@ def test_one_model_alone_says_what_it_says():
   assert together(OTHER) == OTHER
 
 
+def test_a_vote_is_for_one_class_alone():
+  undecided = answer(0.5, 0.5, 0.0)
+  assert together(undecided, CERTAIN, how="vote")["probabilities"] == dict(a=1.0, b=0.0, c=0.0)
+
+
 def test_labels_are_known_by_their_names():
   turned = OTHER | dict(probabilities=dict(reversed(OTHER["probabilities"].items())))
   assert together(CERTAIN, turned)["probabilities"] == pytest.approx(together(CERTAIN, OTHER)["probabilities"])

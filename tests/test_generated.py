@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fmjax import metrics
+from fmjax import evaluate, metrics
 from fmjax.__main__ import main
 
 pytestmark = pytest.mark.slow  # each learns its few texts by heart
@@ -52,6 +52,16 @@ def test_a_translator_says_what_it_has_learnt(translator, tmp_path, capsys, word
   assert {table[name] for name in ("rouge1", "rougel")} == {"1.0000"}
 
 
+def test_an_answer_is_held_against_the_whole_target(translator, tmp_path, capsys):
+  long = " ".join(["now falls the sea again"] * 4)
+  (tmp_path / "long.jsonl").write_text(json.dumps(dict(source="the sea falls", target=long)) + "\n")
+  answers, table = answered(
+    translator, tmp_path / "out.jsonl", capsys, f"--config.data.eval_path={tmp_path}/long.jsonl"
+  )
+  assert answers[0]["expected"] == long and answers[0]["predicted"] == "now falls the sea again"
+  assert float(table["bleu"]) < 30
+
+
 def test_more_beams_than_one_are_another_search(translator, tmp_path, capsys):
   """A model that has hardly learnt: some answer differs, and so does what it is worth."""
   early = str(translator.parent / "early")
@@ -86,4 +96,14 @@ def test_a_prompt_that_fills_the_positions_gets_a_short_answer(tmp_path, monkeyp
     data=dict(tokenizer="bytes", sequence_length=64),
   )  # fmt: skip
   answers, _ = answered(home, tmp_path / "out.jsonl", capsys)
-  assert len(answers) == 2 and all(len(one["predicted"].encode()) <= 3 * 17 for one in answers)
+  assert len(answers) == 2 and len(answers[1]["predicted"].encode()) <= 3 * 17
+
+
+@pytest.mark.parametrize(
+  "length, positions, prompt, room",
+  [(64, None, 500, 64), (64, 64, 1, 49), (64, 64, 16, 49), (64, 64, 17, 33), (64, 64, 48, 17), (8, 64, 20, 8)],
+)
+def test_the_room_of_an_answer_is_that_behind_its_own_prompt(length, positions, prompt, room):
+  most = None if positions is None else positions - positions // 4
+  found = evaluate.room_behind([0] * prompt, length, positions, most)
+  assert found == room and (positions is None or prompt + found - 1 <= positions)

@@ -186,6 +186,28 @@ def test_an_edit_that_would_change_the_past_is_refused(sources, tmp_path, capsys
   assert "DATA_CHANGED" in capsys.readouterr().err
 
 
+def test_a_mixture_whose_batches_are_pooled_is_not_edited(tmp_path, capsys, monkeypatch):
+  """An edit within a pool would deal out again what its first batches have trained on."""
+  monkeypatch.setenv("FMJAX_CACHE", str(tmp_path / "cache"))
+  for name in "ab":
+    lines = [json.dumps(dict(source="x" * (n % 9 + 1), target=name * (n % 5 + 1))) for n in range(80)]
+    (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+  mixture = {name: dict(source="jsonl", path=f"{tmp_path}/{name}.jsonl", weight=1.0) for name in "ab"}
+  tree = dict(
+    objective=dict(name="seq2seq"), model=dict(kind="encoder_decoder", D=16, L=1, source_L=1, N=2),
+    data=dict(mixture=mixture, columns=None, tokenizer="bytes", sequence_length=16, buckets=[8], pool=4),
+    train=dict(steps=2, batch_size=8, log_every=1),
+  )  # fmt: skip
+  (tmp_path / "recipe.json").write_text(json.dumps(tree))
+  words = ["train", f"--config={tmp_path}/recipe.json", f"--workdir={tmp_path}/run"]
+  assert main(words) == 0
+  kept = (tmp_path / "run" / "config.json").read_bytes()
+  assert main([*words, "--config.data.mixture.a.weight=3", "--config.train.steps=4"]) == 78
+  assert "pooled is not edited" in capsys.readouterr().err
+  assert (tmp_path / "run" / "config.json").read_bytes() == kept
+  assert main([*words, "--config.train.steps=4"]) == 0
+
+
 def test_without_a_mixture_its_temperature_is_nothing_to_edit(whole, text, tmp_path):
   home = tmp_path / "run"
   shutil.copytree(whole, home)

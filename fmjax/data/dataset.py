@@ -65,7 +65,10 @@ class Split:
 
   def sizes(self, row: int) -> dict[str, int]:
     """Those of the row's arrays, which are not read for it."""
-    return {field: last - first for field, (first, last) in self.rows.ranges(row)}
+    found = dict.fromkeys(self.fields, 0)
+    for field, (first, last) in self.rows.ranges(row):
+      found[field] += last - first
+    return found
 
   def read(self, rows: list[int]) -> list[dict]:
     """The records of the rows, each as the layout says; one past the last is empty, and so is one that is skipped."""
@@ -120,14 +123,30 @@ class Split:
     return record if self.plan is None else record | dict(pieces=none)
 
   def in_words(self) -> str:
-    counts, length = column(self), getattr(self.layout, "length", self.plan and self.layout.room)
+    counts = column(self)
     text = f"{self.split:<6}{self.tokens.name:<10} {counts['documents']:,} documents, {counts['bytes']:,} bytes,"
     text += f" {counts['tokens']:,} tokens, {self.examples:,} rows"
-    if length and self.examples:
-      text += f", {counts['tokens'] / (length * self.examples):.1%} full"
+    if self.examples and (tokens := self.tokens_of_full_rows()):
+      text += f", {tokens / (self.length * self.examples):.1%} full"
     if dropped := self.tokens.facts["dropped"]:
       text += "; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
     return text
+
+  @property
+  def length(self) -> int | None:
+    """Tokens of a row, where all rows have as many."""
+    if isinstance(self.layout, Examples):
+      return None if self.plan is None else self.layout.room
+    return getattr(self.layout, "length", None)
+
+  def tokens_of_full_rows(self) -> int | None:
+    """How many places of the rows have a token, where all rows have as many places."""
+    if self.length is None:
+      return None
+    if not isinstance(self.layout, Examples):
+      return column(self)["tokens"]
+    lengths = self.array("lengths")(self.fields[0])[self.rows.order].astype(np.int64)
+    return int(np.minimum(lengths - 1, self.length).sum())
 
   def __getstate__(self):
     return {name: value for name, value in self.__dict__.items() if name not in ("streams", "rows")}

@@ -1,8 +1,9 @@
 """The loader: a batch is a function of (seed, step) alone.
 
-Batch `step` of train holds the examples at places [step * B, (step + 1) * B) of an endless sequence. A mixture says
-which source each place belongs to; a source gives its rows epoch after epoch, each epoch another permutation. Hosts,
-devices and worker processes only decide who computes which part.
+Batch `step` of train holds the examples at places [step * B, (step + 1) * B) of an endless sequence, or with
+data.pool some of those of the batches beside it. A mixture says which source each place belongs to; a source gives
+its rows epoch after epoch, each epoch another permutation. Hosts, devices and worker processes only decide who
+computes which part.
 """
 
 import signal
@@ -112,7 +113,7 @@ class Batches:
       self.mixture = Mixture(components, sizes, temperature, batch_size)
       self.examples = sum(sizes) if self.mixture.end is None else self.mixture.end
       last = sys.maxsize if self.mixture.end is None else self.mixture.end // batch_size
-      self.pool = prepared.config.pool if len(self.lengths) > 1 else None
+      self.pool = prepared.config.pool if len(self.lengths) > 1 and self.examples >= batch_size else None
     else:
       self.pool = None
       self.examples = self.sources[source].examples
@@ -157,19 +158,21 @@ class Batches:
     """(source, epoch, row) of those places in batch `step`."""
     if self.pool is None:
       return [self.locate(step * self.batch_size + row) for row in rows]
-    number, place = divmod(step, self.pool)
-    if self.sorted[0] != number:
-      self.sorted = number, self.batches_of(number)
-    batch = self.sorted[1][place]
+    epoch = step // self.per_epoch * self.per_epoch  # its first step; no pool goes on into the next
+    first = epoch + (step - epoch) // self.pool * self.pool
+    known = self.sorted  # once: another thread may ask for another pool
+    if known[0] != first:
+      last = min(first + self.pool, epoch + self.per_epoch, self.last)
+      known = self.sorted = first, self.batches_of(first, last)
+    batch = known[1][step - first]
     return [batch[row] for row in rows]
 
-  def batches_of(self, number: int) -> list[list[tuple[int, int, int]]]:
-    """The batches of a pool; the last one of a mixture that ends may have fewer."""
-    size, first = self.batch_size, number * self.pool
-    count = min(self.pool, self.last - first)
+  def batches_of(self, first: int, last: int) -> list[list[tuple[int, int, int]]]:
+    """The batches [first, last), whose rows are dealt out by length."""
+    size, count = self.batch_size, last - first
     rows = [self.locate(first * size + place) for place in range(count * size)]
     order = np.argsort([self.extent(one) for one in rows], kind="stable").reshape(count, size)
-    shuffled = np.random.default_rng(spread(self.seed, number, POOLS)).permutation(count)
+    shuffled = np.random.default_rng(spread(self.seed, first, POOLS)).permutation(count)
     return [[rows[place] for place in order[batch]] for batch in shuffled]
 
   def locate(self, place: int) -> tuple[int, int, int]:

@@ -46,7 +46,7 @@ def values_of_record(record: bytes, columns: Columns, where: str) -> tuple:
   text = decoded(record, where)
   if record.startswith(b"{"):
     return values_of_json(text, columns, where)
-  if len(columns.names) > 1:
+  if len(columns.names) > 1 or columns.keys != columns.names:
     raise FmjaxError("DATA_BAD", "a record has one text", where=where,
                      expected=f"JSON with {', '.join(columns.names)}",
                      got=repr(text[:80]), fix="write records as JSON objects")  # fmt: skip

@@ -30,7 +30,7 @@ PATTERNS = {
   "csv": ("*.csv", "*.csv.gz", "*.tsv", "*.tsv.gz"),
   "conll": ("*.conll*",),
 }
-SHARD = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(.*)")
+SHARD = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(?:-[0-9a-f]{16})?(.*)")  # some have a hash of their own behind
 EVAL = "eval//"  # before the names of what eval_path names; no other name has two slashes
 
 

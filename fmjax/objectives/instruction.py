@@ -116,7 +116,6 @@ class Instruction(TokenLoss):
     return max(sizes["tokens"] - 1, 0)
 
   def transform(self, record: dict, rng: np.random.Generator, *, vocabulary: Vocabulary, length: int) -> dict:
-    """tokens, and the targets that follow them, padded with `end`; weights: each [T]."""
     """tokens, targets, weights, of a packed row also segments and positions, each [T]; padding is `end`."""
     if "pieces" not in record:
       record = dict(tokens=record["tokens"][: length + 1], told=record["told"][: length + 1])

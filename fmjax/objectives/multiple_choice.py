@@ -39,10 +39,7 @@ class ChoiceEncoder(Encoder):
     texts = []
     for number, (*before, choices, _) in enumerate(records):
       context, *question = (labelled.text_of(one, name, number) for one, name in zip(before, self.columns))
-      choices = choices.split("\n") if isinstance(choices, str) else labelled.texts_of(choices, "choices", number)
-      if len(choices) != len(self.labels):
-        raise Refused(number, "a question has another number of choices", got=len(choices),
-                      expected=f"{len(self.labels)}, as objective.labels has")  # fmt: skip
+      choices = choices_of(choices, self.labels, number)
       texts += [" ".join([*question, choice]) for choice in choices] + [context]
     labels = [labelled.label_of(record[-1], self.labels, number) for number, record in enumerate(records)]
     pieces = iter(tokenizer.encode_all(texts))
@@ -51,6 +48,15 @@ class ChoiceEncoder(Encoder):
       choices = [np.concatenate([front, next(pieces)]) for _ in self.labels]
       found.append([(*choices, next(pieces), labelled.whole_number(label))])
     return found
+
+
+def choices_of(value, labels: tuple[str, ...], number: int) -> list[str]:
+  """The texts of a list, or the lines of a text, one for each label; raises Refused."""
+  choices = value.split("\n") if isinstance(value, str) else labelled.texts_of(value, "choices", number)
+  if len(choices) != len(labels):
+    raise Refused(number, "a question has another number of choices", got=len(choices),
+                  expected=f"{len(labels)}, as objective.labels has")  # fmt: skip
+  return choices
 
 
 def choice_names(labels) -> list[str]:

@@ -51,9 +51,12 @@ class Sentences:
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-  """A row is one document: {field: int32 [<= its length]} for each (field, length), without `end`."""
+  """A row is one document: {field: int32 [<= its length]} for each (field, length), without `end`.
 
-  fields: tuple[tuple[str, int], ...]
+  A length of None is the document's own.
+  """
+
+  fields: tuple[tuple[str, int | None], ...]
 
 
 class Refused(ValueError):

@@ -95,8 +95,8 @@ class SequenceToSequence(Pairs):
   def layout(self, length: int, packed: bool) -> Documents | Examples:
     if self.prefix:
       return Examples(PrefixEncoder(self.prefix))
-    S, T = self.sizes(length)
-    return Documents((("source", S), ("target", T)))
+    # A target is cut where it trains, but an answer is held against all of it.
+    return Documents((("source", self.sizes(length)[0]), ("target", None)))
 
   def extent(self, sizes: dict[str, int]) -> int:
     return max(sizes[name] + 1 for name in (("target",) if self.source_length else ("source", "target")))

@@ -10,9 +10,11 @@ import string
 import numpy as np
 
 from fmjax.config import Config
-from fmjax.data import sources
+from fmjax.data import preparation, sources
 from fmjax.errors import FmjaxError
 from fmjax.laws import nearest
+from fmjax.objectives import labelled, multiple_choice
+from fmjax.objectives.objective import Refused
 from fmjax.scoring import likelihood
 
 BETWEEN = "\n\n"  # examples of a prompt
@@ -39,6 +41,11 @@ def answers(subject: likelihood.LanguageModel, config: Config, asking: Asking, s
   """
   objective = config.objective
   check(objective, asking)
+  if subject.model.config.kind != "decoder":
+    raise FmjaxError("USAGE", "a decoder answers tasks without training", got=subject.model.config.kind,
+                     fix="give a causal language model")  # fmt: skip
+  if shots < 0:
+    raise FmjaxError("USAGE", "--shots is a number of examples", got=shots, fix="give 0 or more")
   train, asked = read(config)
   if not asked:
     raise FmjaxError("DATA_BAD", "there is no text to evaluate on", where="data", got="an empty eval split",
@@ -47,9 +54,9 @@ def answers(subject: likelihood.LanguageModel, config: Config, asking: Asking, s
     raise FmjaxError("DATA_BAD", "the train split has fewer records than shots", got=f"{len(train)} records",
                      expected=f"--shots={shots}", fix="ask for fewer")  # fmt: skip
   chosen = np.random.default_rng(config.data_seed).choice(len(train), shots, replace=False).tolist()
-  examples = [Question(objective, asking, train[number]) for number in chosen]
+  examples = [Question(objective, asking, *train[number]) for number in chosen]
   before = "".join(f"{one.text} {one.choices[one.label]}{BETWEEN}" for one in examples)
-  questions = [Question(objective, asking, record) for record in asked]
+  questions = [Question(objective, asking, *record) for record in asked]
   requests = [ids_of(subject, before + one.text, f" {choice}") for one in questions for choice in one.choices]
   log_p = np.empty(len(requests))
   for number, (found, _) in likelihood.loglikelihoods(subject, requests, subject.positions or LENGTH):
@@ -61,51 +68,63 @@ def answers(subject: likelihood.LanguageModel, config: Config, asking: Asking, s
 
 
 class Question:
-  """A record's text, the texts of its choices, and the place of the right one."""
+  """A record's text, the texts of its choices, and the place of the right one; DATA_BAD names the record."""
 
-  def __init__(self, objective, asking: Asking, record: dict):
-    labels = objective.labels
-    if objective.name == "multiple_choice":
-      choices = record["choices"]
-      self.choices = choices.split("\n") if isinstance(choices, str) else choices
-    else:
-      self.choices = asking.label_texts or labels
-    label, self.text = record["label"], asking.template.format(**record)
-    self.label = labels.index(str(label)) if str(label) in labels else label
-    if len(self.choices) != len(labels) or not isinstance(self.label, int) or not 0 <= self.label < len(labels):
-      raise FmjaxError("DATA_BAD", "a record's label or choices are not those of the objective",
-                       expected=", ".join(labels), got=repr(record)[:120],
-                       fix="mend the record, or objective.labels")  # fmt: skip
+  def __init__(self, objective, asking: Asking, name: str, record: dict):
+    texts = [key for key in record if key not in ("label", "choices")]
+    try:
+      for key in texts:
+        labelled.text_of(record[key], key, 0)
+      if objective.name == "multiple_choice":
+        self.choices = multiple_choice.choices_of(record["choices"], objective.labels, 0)
+      else:
+        self.choices = asking.label_texts or objective.labels
+      self.label = labelled.label_of(record["label"], objective.labels, 0)
+    except Refused as refused:
+      raise FmjaxError("DATA_BAD", refused.what, where=name, **refused.labels) from refused
+    self.text = asking.template.format(**record)
 
 
 def check(objective, asking: Asking):
-  if objective.name not in TASKS:
-    raise FmjaxError("USAGE", f"objective {objective.name!r} has no labels to choose from",
-                     fix=f"give a config whose objective.name is {' or '.join(TASKS)}")  # fmt: skip
-  columns = columns_of(objective)
-  for _, key, _, _ in string.Formatter().parse(asking.template):
-    if key is not None and (key not in columns or key in ("label", "choices")):
-      raise FmjaxError("USAGE", f"--template has no column {key!r}", expected=f"{columns[:-1]}",
-                       fix=nearest(key, columns[:-1]))  # fmt: skip
+  columns = [key for key in columns_of(objective) if key not in ("label", "choices")]
+  try:
+    pieces = list(string.Formatter().parse(asking.template))
+  except ValueError as error:
+    raise FmjaxError("USAGE", "--template is no template", got=f"{asking.template!r}: {error}",
+                     expected="columns in braces, and {{ for a brace itself") from error  # fmt: skip
+  for _, key, form, how in pieces:
+    if key is not None and (key not in columns or form or how):
+      raise FmjaxError("USAGE", f"--template has no column {key!r}", expected=", ".join(columns),
+                       fix=nearest(key, columns))  # fmt: skip
   if asking.label_texts is not None and len(asking.label_texts) != len(objective.labels):
     raise FmjaxError("USAGE", "--label_texts has no text for each label", expected=", ".join(objective.labels),
                      got=", ".join(asking.label_texts))  # fmt: skip
+
+
+def check_task(tree: dict):
+  """USAGE where the objective of a recipe's `tree` has no labels to choose from."""
+  name = (tree.get("objective") or {}).get("name")
+  if name not in TASKS:
+    raise FmjaxError("USAGE", f"objective {name!r} has no labels to choose from",
+                     fix=f"give a config whose objective.name is {' or '.join(TASKS)}")  # fmt: skip
 
 
 def columns_of(objective) -> tuple[str, ...]:
   return objective.layout(1, False).encoder.columns
 
 
-def read(config: Config) -> tuple[list[dict], list[dict]]:
-  """(the train split's records, the eval split's), by the objective's names for their columns."""
+def read(config: Config) -> tuple[list[tuple[str, dict]], list[tuple[str, dict]]]:
+  """(the train split's, the eval split's) records: each one's name, and its columns as the objective calls them."""
   columns, found = columns_of(config.objective), ([], [])
   for source in config.data.components:
     source = dataclasses.replace(source, columns=source.columns or columns)
+    if len(source.columns) != len(columns):
+      raise preparation.wrong_columns(source, columns)
     for part in sources.parts(source, config.data.eval_fraction, typed=True):
       for document in part.documents():
         held = document.held
         held = sources.held(document.name, config.data.eval_fraction) if held is None else held
-        found[held].append(dict(zip(columns, document.values)))
+        found[held].append((part.where(document.name), dict(zip(columns, document.values))))
   return found
 
 

@@ -117,7 +117,7 @@ def check(configs: list[Config]):
   if first.data.buckets and len({one.data_seed for one in configs}) > 1:
     raise FmjaxError(
       "CONFIG", "members with orders of their own have batches of unequal length at one step", where="data.buckets",
-      fix="set --config.data.buckets=None, or --config.data.seed=0 for one order of all members",
+      fix="set --config.data.buckets=None and --config.data.pool=None, or --config.data.seed=0 for one order of all",
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from fmjax import data
+from fmjax.__main__ import main
 from fmjax.cleaning import Cleaning
 from fmjax.corpus import DataConfig
 from fmjax.data import cache, documents, preparation, sources, tokenising
@@ -295,6 +296,7 @@ def test_many_parts_hold_what_one_does(tmp_path, monkeypatch, sentences):
 PREPARE = """
 import sys
 from fmjax import data
+from fmjax.__main__ import main
 from fmjax.corpus import DataConfig
 made = data.prepare(DataConfig(source="text", path=sys.argv[1], tokenizer="sentencepiece", vocab_size=300,
                                sequence_length=16, cache=sys.argv[2]))
@@ -542,3 +544,30 @@ def test_a_large_source_is_read_again_only_when_its_files_changed(tmp_path, monk
   first = data.prepare(same)
   assert data.prepare(same).fingerprint == first.fingerprint and len(looked) == 1
   assert data.prepare(config(tmp_path, TEXT + "more")).fingerprint != first.fingerprint and len(looked) == 2
+
+
+@pytest.mark.parametrize(
+  "objective, packed, told",
+  [
+    ("next_token", False, False),
+    ("next_token", True, True),
+    ("masked_token", False, True),
+    ("seq2seq", False, False),
+  ],
+)
+def test_the_command_tells_what_each_layout_has(tmp_path, monkeypatch, capsys, objective, packed, told):
+  """A share of what is full where rows have one length and places that are not; windows have none."""
+  rows = [dict(text=f"text {n} " * 9, source="abc " * 9, target=f"{n} " * 9) for n in range(200)]
+  (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  kind = dict(next_token="decoder", seq2seq="encoder_decoder").get(objective, "encoder")
+  made = dict(source="jsonl", path=str(tmp_path / "rows.jsonl"), tokenizer="bytes", sequence_length=64, packed=packed,
+              cache=str(tmp_path / "cache"), eval_fraction=0.2)  # fmt: skip
+  if objective == "seq2seq":
+    made["columns"] = ["source", "target"]
+  tree = dict(objective=dict(name=objective), model=dict(kind=kind, D=8, L=1, N=1), data=made)
+  (tmp_path / "recipe.json").write_text(json.dumps(tree))
+  assert main(["prepare", f"--config={tmp_path}/recipe.json"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[0] for line in lines] == ["train", "eval", "jsonl"]
+  shares = [float(line.rpartition(", ")[2].removesuffix("% full")) / 100 for line in lines if line.endswith("full")]
+  assert len(shares) == 2 * told and all(0.6 < share < 1.05 for share in shares)

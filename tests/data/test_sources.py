@@ -229,6 +229,15 @@ def test_a_missing_shard_is_noticed(tmp_path, glob):
   assert len(sources.parts(SourceConfig(source="jsonl", path=f"{tmp_path}{glob}"), 0.1)) == 3
 
 
+def test_shards_with_a_hash_of_their_own_are_one_set(tmp_path):
+  for number, own in enumerate(("a3ecf92756993583", "0a1804bcb6ae68c6")):
+    (tmp_path / f"train-{number:05d}-of-00002-{own}.jsonl").write_text(json.dumps(dict(text="x")) + "\n")
+  assert len(sources.parts(SourceConfig(source="jsonl", path=str(tmp_path)), 0.1)) == 2
+  (tmp_path / "train-00000-of-00002-a3ecf92756993583.jsonl").unlink()
+  with pytest.raises(FmjaxError, match="1 of 2 shards"):
+    sources.parts(SourceConfig(source="jsonl", path=str(tmp_path)), 0.1)
+
+
 @pytest.mark.parametrize("name, count", [("part-00002-of-00005.jsonl", 1), ("part-0000[23]-of-00005.jsonl", 2)])
 def test_shards_may_be_chosen(tmp_path, name, count):
   for number in (2, 3):

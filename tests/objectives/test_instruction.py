@@ -185,6 +185,9 @@ def test_packed_rows_have_each_conversation_once(tmp_path):
   assert sorted(map(bytes, found)) == sorted(map(bytes, np.split(stream, ends[:-1])))
   sizes = [int(row["pieces"].sum() - len(row["pieces"])) for row in rows]
   assert max(sizes) <= length and np.mean(sizes) > 0.9 * length and train.examples < len(ends) / 2
+  told = float(train.in_words().rpartition(", ")[2].removesuffix("% full")) / 100
+  assert told == pytest.approx(sum(sizes) / (length * len(rows)), abs=1e-3)
+  assert train.sizes(0)["tokens"] == rows[0]["pieces"].sum() and "full" not in evaluation.in_words()
   assert "pieces" not in evaluation.read([0])[0]  # whose answers are generated one by one
 
 

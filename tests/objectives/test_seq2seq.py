@@ -43,8 +43,8 @@ def test_only_a_pair_without_any_text_weighs_nothing():
 
 
 def test_how_long_texts_are():
-  assert SequenceToSequence().layout(9, False) == Documents((("source", 9), ("target", 9)))
-  assert OBJECTIVE.layout(9, False) == Documents((("source", 6), ("target", 9)))
+  assert SequenceToSequence().layout(9, False) == Documents((("source", 9), ("target", None)))
+  assert OBJECTIVE.layout(9, False) == Documents((("source", 6), ("target", None)))
   kind, table = dict(kind="encoder_decoder"), dict(max_positions=5)
   assert not list(SequenceToSequence().model_laws(TransformerConfig(**kind, **table)))
   assert [key for key, *_ in OBJECTIVE.model_laws(TransformerConfig(**kind, **table))] == ["max_positions"]

@@ -1,5 +1,6 @@
 """A task without training: answers are those of likelihoods that are computed prompt by prompt."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -89,6 +90,9 @@ def test_choices_are_scored_behind_their_question(found, tmp_path):
     (shots.Asking("{label}"), 0, "USAGE", "no column 'label'"),
     (shots.Asking("{text}", ("one",)), 0, "USAGE", "no text for each label"),
     (shots.Asking("{text}"), 5, "DATA_BAD", "fewer records than shots"),
+    (shots.Asking("{text}"), -1, "USAGE", "a number of examples"),
+    (shots.Asking("{text"), 0, "USAGE", "is no template"),
+    (shots.Asking("{text:>3}"), 0, "USAGE", "no column 'text'"),
   ],
 )
 def test_what_cannot_be_asked_is_refused(found, folder, asking, count, code, what):
@@ -97,9 +101,35 @@ def test_what_cannot_be_asked_is_refused(found, folder, asking, count, code, wha
   assert caught.value.code == code
 
 
-def test_a_task_without_labels_is_refused(found, folder):
+@pytest.mark.parametrize("name", ["regression", "masked_token", "next_token", None])
+def test_a_task_without_labels_is_refused(name):
   with pytest.raises(FmjaxError, match="no labels to choose from"):
-    answers(found, config_of(folder, name="regression"), shots.Asking("{text}"), 0)
+    shots.check_task(dict(objective=dict(name=name)) if name else {})
+
+
+@pytest.mark.parametrize(
+  "rows, fields, what",
+  [
+    ("bright\tnice\n", {}, "not one of objective.labels"),
+    ("bright\t1\textra\n", dict(columns=("0",)), "reads 2 columns"),
+  ],
+)
+def test_records_are_read_as_in_training(found, tmp_path, rows, fields, what):
+  for name in ("train", "dev"):
+    (tmp_path / f"{name}.tsv").write_text(rows)
+  config = config_of(tmp_path)
+  config = dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))
+  with pytest.raises(FmjaxError, match=what) as caught:
+    answers(found, config, shots.Asking("{text}"), 0)
+  assert caught.value.code in ("DATA_BAD", "CONFIG")
+
+
+def test_an_encoder_decoder_answers_nothing_so(folder, on):
+  folders.write("t5", folder / "t5")
+  with on():
+    other = fmjax.from_pretrained(folder / "t5")
+  with pytest.raises(FmjaxError, match="a decoder answers"):
+    answers(other, config_of(folder), shots.Asking("{text}"), 0)
 
 
 def test_the_command_prints_a_table_and_writes_the_answers(folder, tmp_path, capsys):
