@@ -16,6 +16,10 @@ from fmjax.step import started, train_step
 
 def beginning(config: Config, model, begun: spec.Start):
   """(the optimizer's chain, a function that makes (state, resting)), of a run that starts from `begun`."""
+  if config.adapt.name == "features" and any(path.startswith("pooler/") for path in begun.fresh):
+    raise FmjaxError("CONFIG", "the model has no pooler that was trained, and features train none",
+                     where="objective.pooling", got=config.objective.pooling,
+                     fix="set objective.pooling=mean")  # fmt: skip
   adaptation = Adaptation(config.adapt, model, begun.fresh)
   tx = optim.make(config.optimizer, adaptation.declarations())
   make = jax.jit(functools.partial(started, adaptation=adaptation, tx=tx, ema=config.train.ema))

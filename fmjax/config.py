@@ -130,6 +130,8 @@ class Config(Branch):
       yield "adapt.name", self.adapt.name, "adapts a trained model: set init_from to a run, hf:FOLDER or peft:FOLDER"
     if self.init_layers is not None:
       yield from self.layers_laws()
+    if train.stop is not None and self.objective.generates and train.stop[0] in self.objective.judged_by:
+      yield "train.stop", train.stop, "is known when texts are generated, which fmjax eval does: stop by loss"
     if self.adapt.name == "features" and self.objective.name != "classification":
       yield "adapt.name", "features", "fits classes: objective.name must be classification"
     if self.adapt.name == "features" and self.data.subsample is not None:

@@ -36,8 +36,17 @@ def published(found: spec.Trained, prompt: str, options: dict):
 
 
 def trained(found: spec.Trained, prompt: str, options: dict):
-  """The same of a run. Its documents start after an `end`, and longer texts go on from their last window."""
-  end = found.tokenizer.end
+  """The same of a run. Its documents start after an `end`, and longer texts go on from their last window.
+
+  A source is read as in training, with its objective's prefix, and answered with what is likeliest.
+  """
+  end, objective = found.tokenizer.end, found.config.objective
+  if found.model.config.kind == "encoder_decoder":
+    length = found.config.data.sequence_length
+    pad = found.tokenizer.vocabulary(objective.needs(length))["pad"]
+    ids = found.tokenizer.encode(getattr(objective, "prefix", "") + prompt)[: objective.sizes(length)[0] - 1]
+    options = dict(eos_token_id=end, pad_token_id=pad, decoder_start_token_id=pad) | options
+    return options, [*ids, end], None
   options = dict(do_sample=True, eos_token_id=end) | options
   return options, [end, *found.tokenizer.encode(prompt)], found.config.data.sequence_length
 

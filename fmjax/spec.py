@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax import checkpoint, data, metrics, workdir
+from fmjax import checkpoint, data, labels, metrics, workdir
 from fmjax.adapt import Adaptation
 from fmjax.config import Config, MeshConfig, from_config_dict, to_dict
 from fmjax.errors import FmjaxError
@@ -43,6 +43,7 @@ class Trained:
   manifest: dict
   hf_config: dict | None = None
   generation_config: dict | None = None
+  fresh: frozenset[str] = frozenset()  # paths of parameters that a published folder lacks
 
 
 class Parts(NamedTuple):
@@ -56,12 +57,15 @@ class Parts(NamedTuple):
     return self.adaptation.whole(self.resting, self.training) if self.resting else self.training
 
 
-def load(spec: str, mesh: MeshConfig | None = None) -> Trained:
-  """The model that `spec` names, over all devices of this machine, whatever mesh it was trained on."""
+def load(spec: str, mesh: MeshConfig | None = None, **task) -> Trained:
+  """The model that `spec` names, over all devices of this machine, whatever mesh it was trained on.
+
+  A published one as its family's class for the `task` and its `classes`, where they are given.
+  """
   if spec.startswith(AVERAGE):
-    return averaged(parts_of(spec), mesh)
+    return averaged(parts_of(spec), mesh, **task)
   if (folders := folders_of(spec)) is not None:
-    return published(*folders, mesh)
+    return published(*folders, mesh, **task)
   found, parts = opened(spec, mesh)
   with jax.set_mesh(found.mesh):
     return dataclasses.replace(found, params=parts.whole())
@@ -72,13 +76,13 @@ def parts_of(spec: str) -> list[str]:
   return spec.removeprefix(AVERAGE).split(",") if spec.startswith(AVERAGE) else [spec]
 
 
-def averaged(names: list[str], mesh: MeshConfig | None) -> Trained:
+def averaged(names: list[str], mesh: MeshConfig | None, **task) -> Trained:
   """A soup of the models `names` (Wortsman et al. 2022, arXiv:2203.05482); of steps of one run, the average along its
   way (Izmailov et al. 2018, arXiv:1803.05407). CHECKPOINT_MISMATCH where their shapes or tokenizers differ."""
-  first = load(names[0], mesh)
+  first = load(names[0], mesh, **task)
   total, step = first.params, first.manifest["step"]
   for name in names[1:]:
-    found = load(name, mesh)
+    found = load(name, mesh, **task)
     check_alike(names[0], first, name, found)
     with jax.set_mesh(first.mesh):
       total = jax.tree.map(jnp.add, total, found.params)
@@ -125,7 +129,8 @@ def opened(spec: str, mesh: MeshConfig | None = None) -> tuple[Trained, Parts]:
   made = make_mesh(mesh or MeshConfig())
   with jax.set_mesh(made):
     model = config.objective.model(config.model, jnp.dtype(config.train.dtype))
-    parts, manifest = trained(home, config, model, numbered(step, home, config))
+    here = dataclasses.replace(config, mesh=mesh or MeshConfig())  # where what the run started from is read too
+    parts, manifest = trained(home, here, model, numbered(step, home, config))
   return Trained(config, model, None, tokenizer, made, manifest, *kept(home)), parts
 
 
@@ -227,17 +232,26 @@ def sent(found: Trained) -> dict:
   objective, came = found.config.objective, (found.hf_config, found.generation_config)
   if found.hf_config is None and (there := origin(found.config.init_from)):
     came = adapted(there[0], objective.task, found.model.config.classes), there[1]
+    if found.model.config.kind == "encoder_decoder" and objective.generates:
+      came = tuple(answering(one, found) for one in came)
   return dict(hf_config=came[0], generation_config=came[1], labels=getattr(objective, "labels", ()))
 
 
-def published(path: str, adapter: str | None, mesh: MeshConfig | None) -> Trained:
+def answering(said: dict, found: Trained) -> dict:
+  """A published config.json or generation_config.json, with how the targets of `found` begin since it was trained."""
+  pad = found.tokenizer.vocabulary(found.config.objective.needs(found.config.data.sequence_length))["pad"]
+  kept = {key: value for key, value in said.items() if key != "forced_bos_token_id"}
+  return kept | dict(decoder_start_token_id=pad, pad_token_id=pad) if said else said
+
+
+def published(path: str, adapter: str | None, mesh: MeshConfig | None, **task) -> Trained:
   """The model in a folder in Hugging Face's layout, with a LoRA or without, as a run that has not begun."""
   from fmjax.interop import from_pretrained
 
-  found = from_pretrained(path, mesh=make_mesh(mesh or MeshConfig()), adapter=adapter)
+  found = from_pretrained(path, mesh=make_mesh(mesh or MeshConfig()), adapter=adapter, **task)
   config = config_of(found.config)
   return Trained(config, found.model, found.params, found.tokenizer, found.mesh, dict(step=0), found.hf_config,
-                 found.generation_config)  # fmt: skip
+                 found.generation_config, found.fresh)  # fmt: skip
 
 
 def config_of(model) -> Config:
@@ -275,10 +289,11 @@ def start(config: Config, model, tokenizer=None) -> Start:
   """
   if config.init_from is None:
     return NOTHING
-  found = load(config.init_from, config.mesh)
+  found = load(config.init_from, config.mesh, task=config.objective.task, classes=config.model.classes)
   check_tokens(found.tokenizer, tokenizer)
   alone, params = found.model.alone(found.params)
   given, wanted = by_path(params), by_path(jax.eval_shape(model.init, jax.random.key(0)))
+  given = {path: x for path, x in given.items() if path not in found.fresh}
   if not same_task(config, found) or config.adapt.new_head:
     given = {path: x for path, x in given.items() if not path.startswith("head/")}
   if config.init_layers is not None:
@@ -286,6 +301,8 @@ def start(config: Config, model, tokenizer=None) -> Start:
   common = {path: x for path, x in given.items() if path in wanted}
   if differing := [path for path, x in common.items() if x.shape != wanted[path].shape]:
     raise mismatch(config, differing, common, wanted)
+  if any(path.startswith("head/") for path in common):
+    labels.check(config, found)
   fresh = frozenset(wanted.keys() - common.keys())
   return Start(common, fresh, tuple(sorted(given.keys() - common.keys())), fingerprint(config.init_from, found))
 

@@ -54,6 +54,8 @@ def of_model(name: str, objective: str, task: str) -> dict:
       model["pooler"] = model["pooler"] or "tanh"
     if task not in ("lm", "pretraining"):
       model |= OUTPUT
+    if task in ("token", "qa"):
+      model["pooler"] = None  # is of one token
   return dict(model=model, data=dict(tokenizer=str(home / "tokenizer")))
 
 

@@ -1,5 +1,10 @@
 """When a run has learnt enough: the evaluations since the best one, read from the rows that the run has written."""
 
+import math
+
+from fmjax.errors import FmjaxError
+from fmjax.laws import nearest
+
 LOWER = ("loss", "mse", "error", "perplexity", "bits_per_byte")  # ends of the names of metrics that are better lower
 
 
@@ -13,16 +18,23 @@ class Stopping:
       self.add(row)
 
   def add(self, row: dict) -> bool:
-    """Whether no row was better; KeyError where it lacks the metric."""
+    """Whether no row was better; CONFIG where it lacks the metric. A value that is no number is better than none."""
     if self.metric is None:
       return False
-    value = row[f"eval/{self.metric}"]
-    better = self.best is None or (value < self.value if self.metric.endswith(LOWER) else value > self.value)
+    if (key := f"eval/{self.metric}") not in row:
+      names = sorted(name.removeprefix("eval/") for name in row if name.startswith("eval/"))
+      raise FmjaxError("CONFIG", f"there is no metric {self.metric!r}", where="train.stop",
+                       fix=nearest(self.metric, names))  # fmt: skip
+    value = float(row[key])  # a file has "nan" where it was one
+    better = math.isfinite(value) and (self.best is None or self.beats(value))
     if better:
       self.best, self.value, self.since = row["step"], value, 0
     else:
       self.since += 1
     return better
+
+  def beats(self, value: float) -> bool:
+    return value < self.value if self.metric.endswith(LOWER) else value > self.value
 
   @property
   def over(self) -> bool:

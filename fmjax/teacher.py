@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from fmjax import spec
+from fmjax import labels, spec
 from fmjax.config import Config
 from fmjax.errors import FmjaxError
 from fmjax.interop.family import OUTPUT
@@ -64,24 +64,12 @@ def task_rows(config: Config, found: spec.Trained, its):
     return
   if (its.head, its.classes) != (own.head, own.classes):
     yield f"classes: the teacher has {its.classes} of a {its.head}, the student {own.classes} of a {own.head}"
-  elif differ(theirs := labels_of(found), mine := getattr(objective, "labels", None), found.hf_config is not None):
+  elif labels.differ(
+    theirs := labels.labels_of(found), mine := getattr(objective, "labels", None), found.hf_config is not None
+  ):
     yield f"labels: the teacher has {', '.join(theirs)}, the student {', '.join(mine)}"
   if own.head == "sequence" and its.pool != own.pool:
     yield f"pool: the teacher reads the {its.pool} token of a text, the student the {own.pool}"
-
-
-def labels_of(found: spec.Trained) -> tuple[str, ...] | None:
-  if found.hf_config is None:
-    return getattr(found.config.objective, "labels", None)
-  names = found.hf_config.get("id2label") or {}
-  return tuple(names[number] for number in sorted(names, key=int)) or None
-
-
-def differ(theirs, mine, published: bool) -> bool:
-  """Whether labels are others. A published model may call them otherwise: then their order alone tells."""
-  if theirs is None or mine is None:
-    return theirs is not mine and not published
-  return theirs != mine and (not published or sorted(theirs) == sorted(mine))
 
 
 def text_rows(config: Config, found: spec.Trained, its, tokenizer):

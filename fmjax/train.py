@@ -1,6 +1,7 @@
 """A training run, from its folder to its last row: the only file with time, IO, logging and jit of the step."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -26,7 +27,6 @@ from fmjax.assembly import (
 from fmjax.config import Config, to_dict
 from fmjax.errors import FmjaxError
 from fmjax.evaluate import Answers, evaluate, step_of
-from fmjax.laws import nearest
 from fmjax.models.flops import train_flops
 from fmjax.signals import Signals
 from fmjax.step import abstract, judged, place
@@ -85,8 +85,8 @@ def train(config: Config, before: Config | None, home: pathlib.Path, writer, clo
     with clock("compile"):
       update = Updates(config, model, objective, tx, like, resting, batches.lengths)
       state, resting = at_start(config, model, prepared, state, resting, make)
+      begun, make = dataclasses.replace(begun, params={}), None  # else all that the run began with stays in memory
     writer.event("compile", seconds=clock.totals()["compile"])
-
     facts = environment.facts(config, prepared, base=begun.fingerprint, teacher=begun.teacher)
     step = start = int(state["step"])
     log = Log(config, model, total, writer, clock, batches, home, metrics.Progress())
@@ -279,15 +279,7 @@ class Evaluation:
     if self.config.train.sample_tokens:
       self.sample(step, params)
     self.writer.event("eval", step=step, clock=self.clock.totals())
-    return self.is_best(self.last)
-
-  def is_best(self, row: dict) -> bool:
-    try:
-      return self.stopping.add(row)
-    except KeyError as error:
-      names = sorted(name.removeprefix("eval/") for name in row if name.startswith("eval/"))
-      raise FmjaxError("CONFIG", f"there is no metric {self.stopping.metric!r}", where="train.stop",
-                       fix=nearest(self.stopping.metric, names)) from error  # fmt: skip
+    return self.stopping.add(self.last)
 
   def some(self, batches, signals):
     batches = itertools.islice(batches, self.config.train.eval_batches)

@@ -52,6 +52,13 @@ def test_a_translator_says_what_it_has_learnt(translator, tmp_path, capsys, word
   assert {table[name] for name in ("rouge1", "rougel")} == {"1.0000"}
 
 
+def test_generating_asks_as_training_did(translator, tmp_path, capsys):
+  capsys.readouterr()
+  for words in ([], ["--beams=2"]):
+    assert main(["generate", f"--model={translator}", "--prompt=the fog sings", *words]) == 0
+    assert capsys.readouterr().out.strip() == "now sings the fog again"
+
+
 def test_an_answer_is_held_against_the_whole_target(translator, tmp_path, capsys):
   long = " ".join(["now falls the sea again"] * 4)
   (tmp_path / "long.jsonl").write_text(json.dumps(dict(source="the sea falls", target=long)) + "\n")

@@ -20,7 +20,7 @@ FLOORS = [
   {"models", "report"},
   {"objectives", "optim", "adapt"},
   {"step", "data"},
-  {"evaluate", "decode", "interop", "spec", "scoring"},
+  {"evaluate", "decode", "interop", "labels", "spec", "scoring"},
   {"environment", "resume", "start", "probe", "teacher", "assembly"},
   {"train", "continuation", "ensemble"},
   {"judging", "study"},

@@ -2,19 +2,23 @@
 
 import json
 import os
+import pathlib
 import random
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from fmjax import metrics, probe, spec, workdir
 from fmjax.__main__ import main
 from fmjax.config import MeshConfig, from_config_dict
+from fmjax.errors import FmjaxError
 from fmjax.leaves import by_path
 from fmjax.sharding import make_mesh
 
+GOLDEN = pathlib.Path(__file__).parent / "golden"
 MODEL = ("kind='encoder'", "D=32", "L=2", "N=2", "token_types=2", "output_transform=True", "output_bias=True")
 
 
@@ -161,3 +165,78 @@ def test_the_regression_is_the_one_of_scikit_learn():
   z_BC = x_BD @ w_DC + b_C
   want_BC = theirs.fit(scaled_BD, labels_B).decision_function(scaled_BD)
   np.testing.assert_allclose(z_BC - z_BC.mean(1, keepdims=True), want_BC, atol=2e-4)
+
+
+def start_of(folder, **tree):
+  """What the run of a recipe begins with, of the folder in Hugging Face's layout."""
+  data = dict(source="csv", path="x.tsv", columns=("0", "1"), tokenizer="bytes", sequence_length=8)
+  config = from_config_dict(dict(init_from=f"hf:{folder}", data=data, **tree))
+  with jax.set_mesh(make_mesh(MeshConfig())):
+    return spec.start(config, config.objective.model(config.model))
+
+
+CLASSES = dict(name="classification", labels=("bad", "good", "so"))
+
+
+def test_a_pooler_that_a_folder_has_is_read_whatever_its_class_is(tmp_path):
+  """bert-base-uncased's config.json says BertForMaskedLM, and its file has a pooler all the same."""
+  golden = GOLDEN / "bert" / "BertForPreTraining"
+  shutil.copytree(golden, tmp_path / "own")
+  hf = json.loads((golden / "config.json").read_text())
+  (tmp_path / "own" / "config.json").write_text(json.dumps(hf | dict(architectures=["BertForMaskedLM"])))
+  begun = start_of(tmp_path / "own", objective=CLASSES)
+  assert begun.fresh == {"head/classes", "head/classes_bias"}
+  expected = load_file(golden / "model.safetensors")["bert.pooler.dense.weight"]
+  np.testing.assert_array_equal(np.asarray(begun.params["pooler/dense"]).T, expected)
+
+
+def test_a_pooler_that_a_folder_lacks_is_new(tmp_path):
+  begun = start_of(GOLDEN / "bert" / "BertForMaskedLM", objective=CLASSES)
+  assert {"pooler/dense", "pooler/dense_bias"} <= begun.fresh and "pooler/dense" not in begun.params
+  electra = start_of(GOLDEN / "electra" / "ElectraForPreTraining", objective=CLASSES)
+  assert {"pooler/dense", "pooler/dense_bias"} <= electra.fresh  # its own dense layer tells tokens, not texts
+
+
+def test_features_of_a_pooler_that_nobody_trained_are_refused(folder, capsys):
+  words = ["--config.adapt.name=features", "--config.optimizer.learning_rate=0.0"]
+  assert train(folder, "pooled", *words) == 78
+  assert "objective.pooling=mean" in capsys.readouterr().err
+
+
+def test_a_tagger_has_no_pooler(folder):
+  data = dict(source="conll", path="x", columns=("0", "1"), sequence_length=32)
+  for name in ("base", "whole"):
+    assert name == "base" or train(folder, "whole") == 0
+    tree = dict(init_from=f"{folder}/{name}", objective=dict(name="tagging", labels=("O", "B-X")), data=data)
+    assert from_config_dict(tree).model.pooler is None
+
+
+def test_a_head_of_other_labels_is_refused(folder, capsys):
+  assert train(folder, "whole") == 0
+  start = [f"--config.init_from={folder}/whole", "--config.adapt.name=full"]
+  turned = f"--config.objective.labels={('good', 'poor')!r}"
+  assert train(folder, "turned", *start, turned) == 65
+  said = capsys.readouterr().err
+  assert "in another order" in said and "poor, good" in said and "adapt.new_head" in said
+  assert train(folder, "turned", *start, turned, "--config.adapt.new_head=True", "--config.train.steps=1") == 0
+
+
+def test_an_adapted_run_is_read_on_any_mesh(folder):
+  assert train(folder, "narrow", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--config.mesh.data=2") == 0
+  assert train(folder, "whole") == 0
+  assert main(["eval", f"--workdir={folder}/narrow"]) == 0
+  for mesh in (MeshConfig(), MeshConfig(data=8, fsdp=1), MeshConfig(fsdp=4, tensor=2)):
+    found = spec.load(str(folder / "narrow"), mesh)
+    assert found.mesh.shape == make_mesh(mesh).shape
+    for path, x in by_path(found.params).items():
+      assert x.sharding.mesh.shape == found.mesh.shape, path
+
+
+def test_a_metric_that_only_generated_texts_have_does_not_stop_a_run():
+  tree = dict(
+    objective=dict(name="seq2seq"), model=dict(kind="encoder_decoder", D=8, L=1, N=1), train=dict(eval_every=1),
+    data=dict(source="jsonl", path="x"),
+  )  # fmt: skip
+  with pytest.raises(FmjaxError, match="train.stop"):
+    from_config_dict(tree | dict(train=dict(eval_every=1, stop=("bleu", 2))))
+  assert from_config_dict(tree | dict(train=dict(eval_every=1, stop=("loss", 2)))).train.stop == ("loss", 2)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fmjax.errors import FmjaxError
 from fmjax.stopping import Stopping
 
 
@@ -22,6 +23,20 @@ def test_a_run_is_over_after_so_many_rows_that_are_not_better():
   assert not found.over and found.best == 20  # an equal one is no better
   assert not found.add({"step": 40, "eval/accuracy": 0.1}) and found.over
   assert found.add({"step": 50, "eval/accuracy": 0.7}) and not found.over
+
+
+@pytest.mark.parametrize("nothing", [float("nan"), "nan"])
+def test_what_is_no_number_is_never_best(nothing):
+  """A correlation of answers that are all the same is nan, and the file of rows says so in words."""
+  found = Stopping("spearman", 3, rows("spearman", nothing, 0.1, nothing, 0.5))
+  assert found.best == 40 and not found.over
+  assert Stopping("spearman", 2, rows("spearman", nothing, nothing)).over
+
+
+def test_a_metric_that_a_row_lacks_is_told():
+  with pytest.raises(FmjaxError, match="no metric 'acuracy'") as caught:
+    Stopping("acuracy", 2, rows("accuracy", 0.5))
+  assert caught.value.code == "CONFIG" and "accuracy" in str(caught.value)
 
 
 def test_without_a_metric_nothing_is_best_and_nothing_ends():

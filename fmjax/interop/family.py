@@ -135,6 +135,12 @@ def with_head(family: Family, hf: Mapping, name: str, classes: int | None) -> di
   return hf if count in (None, labels(hf)) else with_labels(hf, [f"LABEL_{number}" for number in range(count)])
 
 
+def for_task(family: Family, hf: Mapping, task: str, classes: int | None) -> Mapping:
+  """The config as the family's class for `task`; as it is where that is its own class, or there is none."""
+  name = class_for(family, hf, task)
+  return hf if name in (None, find_head(family, hf)[0]) else with_head(family, hf, name, classes)
+
+
 def unsupported(what, fix="convert the model, or use another one") -> FmjaxError:
   return FmjaxError("CONFIG", what, where="config.json", fix=fix)
 

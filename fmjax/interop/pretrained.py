@@ -13,7 +13,7 @@ from fmjax.data import tokenizers
 from fmjax.errors import FmjaxError
 from fmjax.interop.calling import Results, call
 from fmjax.interop.families import find_family
-from fmjax.interop.family import check_laws, find_head, read_config
+from fmjax.interop.family import check_laws, find_head, for_task, read_config
 from fmjax.interop.load import load_params, make_plan, note, tell
 from fmjax.interop.peft import CONFIG as ADAPTER_CONFIG
 from fmjax.interop.peft import put_on, read_adapter
@@ -52,10 +52,12 @@ def read_folder(path) -> tuple[pathlib.Path, dict]:
   return folder, hf
 
 
-def from_pretrained(path, dtype=None, mesh=None, adapter=None) -> "Pretrained":
+def from_pretrained(path, dtype=None, mesh=None, adapter=None, task=None, classes=None) -> "Pretrained":
   """The model in the local folder `path`, in `dtype` (float32), at rest on `mesh` (default: fsdp over all).
 
   `adapter` is a folder in PEFT's layout with a LoRA that is merged into it; the class is then the one it was made on.
+  Else a `task` (what a head is for, of so many `classes`) asks for the family's class for it instead of the folder's
+  own: a pooler that the one has and the other has not is then read.
   """
   folder, hf = read_folder(path)
   family = find_family(hf, folder / "config.json")
@@ -63,6 +65,8 @@ def from_pretrained(path, dtype=None, mesh=None, adapter=None) -> "Pretrained":
   if lora is not None:
     lora.check_base(folder)
     hf = lora.class_of(family, hf)
+  elif task is not None:
+    hf = for_task(family, hf, task, classes)
   name, head = find_head(family, hf)
   if unknown := check_laws(family, hf):
     note("config.json has keys that fmjax does not know", unknown, "left them out", folder)
@@ -80,7 +84,7 @@ def from_pretrained(path, dtype=None, mesh=None, adapter=None) -> "Pretrained":
     tell(plan, folder)
     params = load_params(plan, tensors, dtype)
   generation = read_hf(folder, "generation_config.json")
-  return Pretrained(plan.model, params, tokenizer, mesh, hf, name, generation)
+  return Pretrained(plan.model, params, tokenizer, mesh, hf, name, generation, frozenset(plan.fresh))
 
 
 def default_mesh():
@@ -118,13 +122,24 @@ class Pretrained:
   """A model with its parameters, called with Hugging Face's argument names.
 
   config, params, tokenizer (None where the folder has none), model, mesh; `hf_config` and `generation_config` are
-  the folder's, and `architecture` is the class of Hugging Face's that this stands for.
+  the folder's, and `architecture` is the class of Hugging Face's that this stands for. `fresh` are the paths of
+  parameters that the folder lacks.
   """
 
-  def __init__(self, model, params, tokenizer, mesh, hf_config: dict, architecture: str, generation_config: dict):
+  def __init__(
+    self,
+    model,
+    params,
+    tokenizer,
+    mesh,
+    hf_config: dict,
+    architecture: str,
+    generation_config: dict,
+    fresh=frozenset(),
+  ):
     self.model, self.params, self.tokenizer, self.mesh = model, params, tokenizer, mesh
     self.config, self.hf_config, self.architecture = model.config, hf_config, architecture
-    self.generation_config = generation_config
+    self.generation_config, self.fresh = generation_config, fresh
     self.family = find_family(hf_config, "config.json")
     self.task = self.family.heads[architecture].task
 

@@ -65,5 +65,5 @@ def facts_of(found, home) -> dict:
               "tokens an example": config.data.sequence_length, "optimizer": type(config.optimizer).__name__,
               "learning rate": config.optimizer.learning_rate}  # fmt: skip
   rows = [row for row in metrics.read(home / metrics.ROWS) if row["step"] <= steps]
-  measured = {name: f"{value:.6g}" for row in rows for name, value in row.items() if name.startswith("eval/")}
+  measured = {name: f"{float(value):.6g}" for row in rows for name, value in row.items() if name.startswith("eval/")}
   return {"Trained on": trained, "Measured": measured}

@@ -78,7 +78,7 @@ def of_numbers(objective, answers):
 
 def of_translations(objective, answers):
   predicted, expected = both(answers)
-  return translation.metrics(predicted, [[one] for one in expected])
+  return translation.metrics(predicted, [[one] for one in expected], getattr(objective, "language", ""))
 
 
 def of_summaries(objective, answers):

@@ -82,7 +82,8 @@ class ConversationEncoder(Encoder):
       tokens, told = np.append(tokens, end), np.append(told, messages[-1]["role"] == "assistant")
     answer = next(one["content"] for one in reversed(messages) if one["role"] == "assistant")
     turn = text[slice(*turns[-1])]
-    closing = turn.rpartition(answer.strip())[2] if answer.strip() else turn
+    said = answer.strip()
+    closing = turn.partition(said)[2] if said and said in turn else turn
     return tokens.astype(np.int32), told.astype(np.int32), labelled.text_bits(answer), labelled.text_bits(closing)
 
 

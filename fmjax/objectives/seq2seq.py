@@ -77,6 +77,7 @@ class SequenceToSequence(Pairs):
   name: str = "seq2seq"
   source_length: int | None = None  # tokens of a source; None: data.sequence_length, as a target has
   prefix: str = ""  # of each source, as text
+  language: str = ""  # of the targets: BLEU cuts zh, ja and ko into words in ways of their own
 
   shortest = 2
   generates = True

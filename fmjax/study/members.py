@@ -133,21 +133,36 @@ def write(home, members: list[Member]) -> dict:
 
 
 def summary(home: pathlib.Path, members: list[Member]) -> list[dict]:
-  """A group for each learning rate and weight decay: over its seeds, of each step, each metric's `told`."""
+  """A group for each learning rate and weight decay: over its seeds, of each step, each metric's `told`.
+
+  `last` is the same of each seed's own last evaluation, which may be at a step of its own, or of its last row where
+  there is none.
+  """
   groups = {}
   for one in members:
     groups.setdefault((one.learning_rate, one.weight_decay), []).append(one.name)
   found = []
   for (rate, decay), names in groups.items():
-    values = {}
-    for name in names:
-      for row in metrics.read(home / name / metrics.ROWS):
-        for key, value in row.items():
-          if key.startswith(("train/", "eval/")) and math.isfinite(float(value)):
-            values.setdefault(row["step"], {}).setdefault(key, []).append(float(value))
-    rows = [dict(step=step, **{key: told(x) for key, x in values[step].items()}) for step in sorted(values)]
-    found.append(dict(learning_rate=rate, weight_decay=decay, members=names, rows=rows))
+    every = [metrics.read(home / name / metrics.ROWS) for name in names]
+    ends = [([row for row in rows if "eval/loss" in row] or rows)[-1:] for rows in every]
+    ends = [row for rows in ends for row in rows]
+    steps = {}
+    for row in (row for rows in every for row in rows):
+      steps.setdefault(row["step"], []).append(row)
+    rows = [dict(step=step, **over(steps[step])) for step in sorted(steps)]
+    last = dict(steps=sorted({row["step"] for row in ends}), **over(ends))
+    found.append(dict(learning_rate=rate, weight_decay=decay, members=names, rows=rows, last=last))
   return found
+
+
+def over(rows: list[dict]) -> dict:
+  """Each metric of the rows, as far as it is a number there, `told`."""
+  values = {}
+  for row in rows:
+    for key, value in row.items():
+      if key.startswith(("train/", "eval/")) and math.isfinite(float(value)):
+        values.setdefault(key, []).append(float(value))
+  return {key: told(x) for key, x in values.items()}
 
 
 def told(values: list[float]) -> dict:
@@ -164,15 +179,15 @@ HEAD = ("group", "step", "metric", "mean", "interval", "least .. most", "n")
 
 
 def table(tree: dict) -> list[str]:
-  """Lines: a row a metric of each group's last evaluation, or of its loss where there is none."""
+  """Lines: a row a metric of each group's last evaluations, or of its loss where there are none."""
   rows, groups = [], tree["groups"]
   for group in groups:
     name = f"rate {group['learning_rate']:g}, decay {group['weight_decay']:g}"
-    evaluated = [row for row in group["rows"] if "eval/loss" in row]
-    for row in (evaluated or group["rows"])[-1:]:
-      for key in [key for key in row if key.startswith("eval/")] or ["train/loss"]:
-        rows.append((name, str(row["step"]), key, *in_words(row[key])))
-        name = ""  # once is enough
+    last, steps = group["last"], group["last"]["steps"]
+    when = " .. ".join(map(str, dict.fromkeys([steps[0], steps[-1]]))) if steps else ""
+    for key in [key for key in last if key.startswith("eval/")] or [key for key in last if key == "train/loss"]:
+      rows.append((name, when, key, *in_words(last[key])))
+      name = ""  # once is enough
   columns = [*zip(HEAD, *rows)][len(groups) < 2 :]
   widths = [max(map(len, column)) for column in columns]
   lines = ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in zip(*columns)]

@@ -116,6 +116,7 @@ def together(home: pathlib.Path, runs: list[Run], clock, signals, argv):
     members.write(home, [one.member for one in runs])
     with clock("compile"):
       state, resting = at_start(runs, states, rests, functools.partial(make, given=begun.params))
+      begun = dataclasses.replace(begun, params={})  # else all that the study began with stays in memory
       step = Step(runs, every, total, model, objective, tx, state, resting)
     tell(runs, "compile", seconds=clock.totals()["compile"])
     progress = Progress(runs)

@@ -129,6 +129,13 @@ def test_laws():
   assert [key for key, *_ in CHAT.model_laws(TransformerConfig(kind="encoder", V=9))] == ["kind"]
 
 
+def test_an_answer_that_the_end_of_a_turn_has_too_is_told_from_it():
+  made = tasks.tokenizer("bytes")
+  (row,) = tasks.read(PAIR, [("How?", "end")], 200, "bytes")
+  (answer,) = PAIR.answers([row], dict(tokens=[np.array(made.encode("end<|im_end|>\nmore"))]), made)
+  assert answer == dict(predicted="end", expected="end")
+
+
 @pytest.mark.parametrize("name", ["bytes", "gpt2"])
 def test_an_answer_ends_with_the_turn(name):
   """Whether the turn's end is spelled, as here, or a token."""

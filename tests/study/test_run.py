@@ -254,3 +254,17 @@ def test_what_is_no_study_is_refused(name, folder, whole, capsys):
 def test_there_must_be_a_study_to_resume(tmp_path, capsys):
   assert main(["study", f"--workdir={tmp_path / 'none'}"]) == 64
   assert "no study" in capsys.readouterr().err
+
+
+def test_members_that_stopped_early_count_in_the_table(tmp_path):
+  """Each with its own last evaluation: the mean is not that of those which lasted longest."""
+  accuracies = dict(a=[0.2, 0.4], b=[0.3, 0.5, 0.9])
+  for name, every in accuracies.items():
+    (tmp_path / name).mkdir()
+    lines = [{"step": 10 * (n + 1), "eval/loss": 1.0, "eval/accuracy": x} for n, x in enumerate(every)]
+    (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  tree = members.write(tmp_path, [members.Member(name, 0, 0.1, 0.0) for name in accuracies])
+  (group,) = tree["groups"]
+  assert group["last"]["steps"] == [20, 30] and group["last"]["eval/accuracy"]["mean"] == pytest.approx(0.65)
+  (line,) = [line for line in members.table(tree) if "eval/accuracy" in line]
+  assert line.startswith("20 .. 30") and "0.6500" in line and line.endswith("2")
