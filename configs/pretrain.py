@@ -6,8 +6,8 @@ Six models of 4.2 million parameters, give or take 2 %: embeddings, layers and n
 its heads and ELECTRA's generator, comes on top. Each reads Python's standard library 1.4 times, 4 million tokens, in
 rows of 128, and differs from the others in what TASKS says. Raffel et al. 2020 (arXiv:1910.10683, section 3) compare
 tasks so; each task's own paper stands beside it. All six and what they are good for, by one command:
-experiments/2026-11-pretraining-tasks, where the losses after training are 3.93 nats for BERT (pairs included), 3.27 for
-RoBERTa, 4.69 for ALBERT, 4.97 for T5, 3.39 for GPT, and for ELECTRA 3.72 of the generator and 0.269 of the
+experiments/2026-11-pretraining-tasks, where the losses after training are 3.93 nats for BERT (pairs included), 3.27
+for RoBERTa, 4.69 for ALBERT, 4.97 for T5, 3.39 for GPT, and for ELECTRA 3.72 of the generator and 0.269 of the
 discriminator. Cost: 4 to 10 minutes each on two cores.
 """
 
