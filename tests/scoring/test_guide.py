@@ -29,7 +29,21 @@ def here(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("fmjax")])
+@pytest.mark.parametrize("command", [line for line in COMMANDS if "--shots" in line])
+def test_a_task_is_answered_without_training(here, command, capsys):
+  data = dict(source="csv", path="reviews.csv", columns=["review", "stars"], eval_fraction=0.5)
+  objective = dict(name="classification", labels=["poor", "good"])
+  tree = dict(data=data, objective=objective)
+  recipe = f"import ml_collections\n\ndef get_config():\n  return ml_collections.ConfigDict({tree})\n"
+  pathlib.Path("reviews.py").write_text(recipe)
+  rows = "".join(f"film {number},{('poor', 'good')[number % 2]}\n" for number in range(24))
+  pathlib.Path("reviews.csv").write_text("review,stars\n" + rows)
+  assert main(shlex.split(command)[1:]) == 0
+  (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("accuracy")]
+  assert 0 <= float(line.split()[1]) <= 1
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("fmjax") and "--data" in line])
 def test_its_commands_run(here, command, capsys):
   assert main(shlex.split(command)[1:]) == 0
   lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
