@@ -8,6 +8,7 @@
 The data is Multi30k's task 1 (Elliott et al. 2016, arXiv:1605.00459), a caption a line in two files. The model is
 that of Vaswani et al. 2017 (arXiv:1706.03762) at the size that Wu et al. 2021 (arXiv:2105.14462, Tiny) found
 best for so little text, with a joint vocabulary; what is evaluated is the mean of the last steps.
+No number is promised yet: it was not trained to its end.
 """
 
 import ml_collections

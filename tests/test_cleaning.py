@@ -29,6 +29,7 @@ def test_a_broken_law_is_told(fields, words):
 
 
 def test_a_sound_one_is_taken():
-  Cleaning(
+  found = Cleaning(
     min_characters=10, max_characters=10, languages=("en", "yue"), near_duplicates=1.0, decontaminate=("a.txt",)
   )
+  assert found.languages == ("en", "yue") and found.near_duplicates == 1.0

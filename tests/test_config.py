@@ -211,10 +211,13 @@ def test_a_recipe_takes_its_argument(tmp_path):
   assert recipe.load_recipe(f"{tmp_path}/one.py") == {"seed": 0}
 
 
-@pytest.mark.parametrize("path", ["quickstart", "shakespeare_char"])
-def test_every_recipe_is_a_config(path):
+@pytest.mark.parametrize(
+  "path, objective", [("quickstart", "next_token"), ("shakespeare_char", "next_token"), ("multi30k", "seq2seq")]
+)
+def test_every_recipe_is_a_config(path, objective):
   words = {"data.path": "x"} if path == "shakespeare_char" else {}
-  from_config_dict(recipe.override(recipe.load_recipe(f"configs/{path}.py"), words))
+  found = from_config_dict(recipe.override(recipe.load_recipe(f"configs/{path}.py"), words))
+  assert found.objective.name == objective and from_config_dict(to_dict(found)) == found
 
 
 def test_help_needs_no_jax():
