@@ -126,7 +126,7 @@ class Split:
     counts = column(self)
     text = f"{self.split:<6}{self.tokens.name:<10} {counts['documents']:,} documents, {counts['bytes']:,} bytes,"
     text += f" {counts['tokens']:,} tokens, {self.examples:,} rows"
-    if self.examples and (tokens := self.tokens_of_full_rows()):
+    if self.examples and (tokens := self.tokens_in_rows()):
       text += f", {tokens / (self.length * self.examples):.1%} full"
     if dropped := self.tokens.facts["dropped"]:
       text += "; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
@@ -139,7 +139,7 @@ class Split:
       return None if self.plan is None else self.layout.room
     return getattr(self.layout, "length", None)
 
-  def tokens_of_full_rows(self) -> int | None:
+  def tokens_in_rows(self) -> int | None:
     """How many places of the rows have a token, where all rows have as many places."""
     if self.length is None:
       return None
