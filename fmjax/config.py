@@ -128,6 +128,12 @@ class Config(Branch):
       yield "optimizer.decay_steps", self.optimizer.decay_steps, law
     if self.adapt.name != "full" and self.init_from is None:
       yield "adapt.name", self.adapt.name, "adapts a trained model: set init_from to a run, hf:FOLDER or peft:FOLDER"
+    if self.adapt.name == "full" and self.adapt.mixout and self.init_from is None:
+      yield "adapt.mixout", self.adapt.mixout, "goes back to a trained model: set init_from"
+    for field, value, law in self.adapt.model_laws(model):
+      yield f"adapt.{field}", value, law
+    if self.adapt.name == "prompt" and self.data.packed:
+      yield "data.packed", True, "rows have several texts, and adapt.name=prompt stands before one: set it to False"
     if self.init_layers is not None:
       yield from self.layers_laws()
     if train.stop is not None and self.objective.generates and train.stop[0] in self.objective.judged_by:

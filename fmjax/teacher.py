@@ -58,6 +58,8 @@ def task_rows(config: Config, found: spec.Trained, its):
     return
   if its.kind != own.kind:
     yield f"kind: the teacher is of model.kind={its.kind}, the student of {own.kind}"
+  if config.distillation.attention_weight and (its.N != own.N or its.positions == "relative"):
+    yield f"attention: the teacher has {its.N} heads and positions={its.positions}, the student {own.N} heads"
   if objective.task in OUTPUT:
     if its.V != own.V:
       yield f"vocabulary: the teacher has {its.V:,} tokens, the student {own.V:,}: set model.V={its.V}"

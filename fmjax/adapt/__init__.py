@@ -2,7 +2,7 @@
 
 from fmjax.adapt.lora import LoRA
 from fmjax.adapt.method import Adaptation, joined
-from fmjax.adapt.narrow import IA3, Bottleneck, Prefix
+from fmjax.adapt.narrow import IA3, Bottleneck, Prefix, Prompt
 from fmjax.adapt.partial import BitFit, Features, Full, HeadOnly
 
 METHODS = {
@@ -14,6 +14,7 @@ METHODS = {
   "bottleneck": Bottleneck,
   "ia3": IA3,
   "prefix": Prefix,
+  "prompt": Prompt,
 }
 
 __all__ = ["METHODS", "Adaptation", "joined"]

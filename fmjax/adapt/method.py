@@ -51,6 +51,10 @@ class Method(Branch):
     """Path -> what is put beside the model's own parameters, which have these shapes."""
     return {}
 
+  def model_laws(self, model):
+    """Yields (field, value, law) for each of its fields that does not go with the TransformerConfig `model`."""
+    return ()
+
   def merged(self, params: dict, declarations: dict[str, Declaration]) -> dict | None:
     """{path: array} of the model's own parameters, such that without what was added they compute the same.
 
@@ -105,18 +109,22 @@ def joined(resting: dict, training: dict) -> dict:
   return nested(by_path(resting) | by_path(training)) if resting else training
 
 
+def matrices(declarations: dict[str, Declaration]) -> list[str]:
+  """The paths of those that are no head's."""
+  return [path for path, one in declarations.items() if one.kind == "matrix" and not path.startswith(HEADS)]
+
+
 def chosen(patterns: tuple[str, ...], declarations: dict[str, Declaration]) -> list[str]:
   """The paths of the matrices that one of `patterns` names: a path's last part, or a regular expression of all of it.
 
   Of heads none: they train whole.
   """
-  matrices = [path for path, one in declarations.items() if one.kind == "matrix" and not path.startswith(HEADS)]
-  found = {}
+  every, found = matrices(declarations), {}
   for pattern in patterns:
-    named = [path for path in matrices if path.rpartition("/")[2] == pattern or re.fullmatch(pattern, path)]
+    named = [path for path in every if path.rpartition("/")[2] == pattern or re.fullmatch(pattern, path)]
     if not named:
-      names = sorted({path.rpartition("/")[2] for path in matrices})
+      names = sorted({path.rpartition("/")[2] for path in every})
       raise FmjaxError("CONFIG", f"no matrix of the model is called {pattern!r}", where="adapt",
-                       fix=nearest(pattern, [*names, *matrices] if "/" in pattern else names))  # fmt: skip
+                       fix=nearest(pattern, [*names, *every] if "/" in pattern else names))  # fmt: skip
     found |= dict.fromkeys(named)
   return list(found)

@@ -1,4 +1,4 @@
-"""Small parameters between the layers' own: bottlenecks, scales, and keys and values of no text."""
+"""Small parameters between the layers' own: bottlenecks, scales, and embeddings, keys and values of no text."""
 
 import dataclasses
 from typing import Literal
@@ -102,6 +102,39 @@ class IA3(Method):
         if side == "outs" and f"{path}_bias" in merged:
           merged[f"{path}_bias"] *= scale
     return merged
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt(Method):
+  """Embeddings that are learnt and stand before each text, as if tokens (Lester et al. 2021, arXiv:2104.08691).
+
+  They begin as those of random tokens (section 3.2), have no position and no type, and are left out of what the stack
+  gives: nothing is told of them, and a decoder does not look back at them, but only at the text.
+  """
+
+  name: Literal["prompt"] = "prompt"
+  length: int = 16
+
+  def laws(self):
+    yield from at_least(self, 1, "length")
+
+  def model_laws(self, model):
+    if model.kind == "decoder":
+      yield "name", self.name, "is for text that is read both ways, not for model.kind=decoder: set adapt.name=prefix"
+
+  def added(self, declarations, shapes):
+    stack = "encoder/" if any(path.startswith("encoder/") for path in declarations) else ""
+    _, width = declarations["embed/tokens"].letters
+    rows, size = shapes["embed/tokens"]
+    shape = (self.length, size)
+
+    def make(key, params, where):
+      return params["embed/tokens"].at[jax.random.randint(key, (self.length,), 0, rows)].get(out_sharding=where)
+
+    return {f"{stack}embed/prompt/rows": Added(Declaration("P" + width, "P", width, "embedding"), shape, make)}
+
+  def merged(self, params, declarations):
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,20 +1,50 @@
-"""Ways to adapt a model that put nothing beside it: they say which of its own parameters train."""
+"""Ways to adapt a model that put no parameter beside it that trains: they say which of its own do."""
 
 import dataclasses
 from typing import Literal
 
-from fmjax.adapt.method import Method
-from fmjax.laws import at_least
+import jax.numpy as jnp
+
+from fmjax.adapt.method import FIXED, Added, Method, matrices
+from fmjax.laws import at_least, fraction
+from fmjax.sharding import Declaration
 
 
 @dataclasses.dataclass(frozen=True)
 class Full(Method):
-  """Every parameter trains."""
+  """Every parameter trains.
+
+  With `mixout` each matrix of the layers has, at every step, that share of its entries as it began: what is learnt
+  stays near to what was known (Lee et al. 2020, arXiv:1909.11299).
+  """
 
   name: Literal["full"] = "full"
+  mixout: float = 0.0
+
+  def laws(self):
+    yield from fraction(self, "mixout")
 
   def trains(self, path, declared):
     return True
+
+  def added(self, declarations, shapes):
+    found = {}
+    for path in [path for path in matrices(declarations) if "blocks/" in path] if self.mixout else ():
+      layers = shapes[path][:1] if declarations[path].letters.startswith("L") else ()
+
+      def start(key, params, where, path=path):
+        return params[path]
+
+      def rate(key, params, where, layers=layers):
+        return jnp.broadcast_to(jnp.array([self.mixout]), (*layers, 1), out_sharding=where)
+
+      found[f"{path}_mixout/{FIXED}"] = Added(declarations[path], shapes[path], start)
+      declared = Declaration("L" * len(layers) + "C", "", "C", "vector")
+      found[f"{path}_mixout_rate/{FIXED}"] = Added(declared, (*layers, 1), rate)
+    return found
+
+  def merged(self, params, declarations):
+    return {path: x for path, x in params.items() if path in declarations}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,7 +72,7 @@ class DocumentRows:
     found = []
     for field, length in self.fields:
       start, end = bounds(self.ends[field], row)
-      found.append((field, (start, end - 1 if length is None else min(end - 1, start + length))))
+      found.append((field, (start, min(end - 1, start + length))))
     return found
 
   def record(self, row: int, found: list[np.ndarray]) -> dict:

@@ -184,20 +184,38 @@ def plain(
   for t in range(0, T, rows):
     start = max(0, t - window + 1) if isinstance(window, int) and rows < T else 0
     queries, keys = slice(t, t + rows), slice(start, t + rows if causal else S)
-    s_BNTS = capped(sharding.einsum("BNTH,BNSH->BNTS", q_BNTH[:, :, queries], k_BNSH[:, :, keys],
-                                    accumulate=jnp.float32), softcap)  # fmt: skip
-    if bias is not None:
-      s_BNTS += bias[:, :, queries, keys]
     ids = None if segments is None else (segments[0][:, queries], segments[1][:, keys])
-    mask_BTS = visible(causal, ids, *s_BNTS.shape[-2:], t - start, window, prefix)
-    if mask_BTS is not None:
-      s_BNTS = jnp.where(mask_BTS[:, None], s_BNTS, MASKED)
+    mask_BTS = visible(causal, ids, min(rows, T - t), len(range(*keys.indices(S))), t - start, window, prefix)
+    part = None if bias is None else bias[:, :, queries, keys]
+    s_BNTS = logits(q_BNTH[:, :, queries], k_BNSH[:, :, keys], mask_BTS, part, softcap)
     values_BNSH = v_BNSH[:, :, keys]
     if learned is not None:
       s_BNTS, values_BNSH = with_learned(learned, q_BNTH[:, :, queries], s_BNTS, values_BNSH, softcap)
     p_BNTS = sharding.dropout(jax.nn.softmax(s_BNTS).astype(v_BNSH.dtype), "BNTS", dropout, key)
     parts.append(sharding.einsum("BNTS,BNSH->BNTH", p_BNTS, values_BNSH))
   return checkpoint_name(jnp.concatenate(parts, axis=2).swapaxes(1, 2), OUT)
+
+
+def logits(q_BNTH, k_BNSH, mask_BTS, bias, softcap):
+  """s_BNTS in float32, of queries that are scaled."""
+  s_BNTS = capped(sharding.einsum("BNTH,BNSH->BNTS", q_BNTH, k_BNSH, accumulate=jnp.float32), softcap)
+  s_BNTS = s_BNTS if bias is None else s_BNTS + bias
+  return s_BNTS if mask_BTS is None else jnp.where(mask_BTS[:, None], s_BNTS, MASKED)
+
+
+def log_probabilities(q_BTNH, k_BSKH, *, causal, segments=None, prefix=None, window=None, softcap=None, scale=None):
+  """What `attention` weighs values by, as logarithms, [B, N, T, S] in float32; large and negative where masked.
+
+  The arguments are those of `attention`. A query of segment 0 sees padding here.
+  """
+  (_, T, N, H), S = q_BTNH.shape, k_BSKH.shape[1]
+  q_BNTH = (q_BTNH * (H**-0.5 if scale is None else scale)).swapaxes(1, 2)
+  k_BNSH = repeated(k_BSKH.swapaxes(1, 2), N)
+  if segments is not None:
+    segments = sharding.flow(segments[0], "BT"), sharding.flow(segments[1], "BS")
+  prefix = None if prefix is None else sharding.flow(prefix, "BS")
+  mask_BTS = visible(causal, segments, T, S, 0, window, prefix)
+  return jax.nn.log_softmax(logits(q_BNTH, k_BNSH, mask_BTS, None, softcap))
 
 
 def capped(s_BNTS, softcap):

@@ -1,7 +1,8 @@
 """What `adapt/` puts beside a matrix, as a linear map finds it; no layer knows which method put it there.
 
-Beside the matrix `q` may stand `q_lora` {a, b, fixed, m}, `q_scale` {ins} or {outs}, and `q_bottleneck` {down,
-down_bias, up, up_bias}; beside keys and values `prefix` {k, v}.
+Beside the matrix `q` may stand `q_lora` {a, b, fixed, m}, `q_scale` {ins} or {outs}, `q_bottleneck` {down, down_bias,
+up, up_bias}, and `q_mixout` {fixed} with `q_mixout_rate` {fixed}; beside keys and values `prefix` {k, v}, beside the
+embeddings `prompt` {rows}.
 """
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from fmjax.kernels.linear import linear
 from fmjax.models.activations import ACTIVATIONS
-from fmjax.sharding import dropout, flow
+from fmjax.sharding import dropout, flow, flowing
 
 
 def beside(layer, name: str):
@@ -24,6 +25,27 @@ def scaled(x, letters: str, scale, own: str):
   if scale is None:
     return x
   return x * jnp.expand_dims(flow(scale, own), range(len(letters) - len(own)))
+
+
+def mixed(layer, name: str, w):
+  """`w`, in training with a share of its entries as they were at the start, the others moved so that the mean stays.
+
+  Lee et al. 2020, arXiv:1909.11299, section 3.
+  """
+  if not (layer.train and layer.has_variable("params", f"{name}_mixout")):
+    return w
+  start, (rate,) = (layer.get_variable("params", f"{name}_{part}")["fixed"] for part in ("mixout", "mixout_rate"))
+  back = jax.random.bernoulli(layer.make_rng("dropout"), rate, w.shape, out_sharding=jax.typeof(w).sharding.spec)
+  return (jnp.where(back, start, w) - rate * start) / (1 - rate)
+
+
+def prompted(layer, x, letters: str):
+  """`x` of `letters`, those of a batch of texts, with the prompt's rows before each text's."""
+  if (own := beside(layer, "prompt")) is None:
+    return x
+  shape = (x.shape[0], *own["rows"].shape)
+  rows = jnp.broadcast_to(flow(own["rows"], "P" + letters[2:])[None], shape, out_sharding=flowing(letters, shape))
+  return jnp.concatenate([rows, flow(x, letters)], 1)
 
 
 def low_rank(layer, name: str, equation: str, x, y, w):

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fmjax.kernels.attention import attention
+from fmjax.kernels.attention import attention, log_probabilities
 from fmjax.models import adapters
 from fmjax.models.cache import read, write
 from fmjax.models.embed import frequencies, rotate
 from fmjax.models.linear import Layer
 from fmjax.models.norm import Norm
+from fmjax.sharding import flow, flowing
 
 
 class Sight(NamedTuple):
@@ -24,6 +25,23 @@ class Sight(NamedTuple):
   source_BSD: Any = None
   source_segments: Any = None  # (of the queries, of the source)
   prefix_BS: Any = None  # not 0 at a token that all of its segment see, those before it too
+
+  def beyond(self, prompt: int) -> "Sight":
+    """With so many more tokens before those of each row, which is one text: they see all of it and it sees them."""
+    before = jnp.arange(-prompt, 0, dtype=self.positions_BT.dtype)[None]
+    segments = self.segments
+    if segments is not None:
+      own_BT = segments[0]
+      own_BT = wider(jnp.max(own_BT, 1, keepdims=True), prompt, own_BT)
+      segments = own_BT, own_BT
+    return self._replace(positions_BT=wider(before, prompt, self.positions_BT), segments=segments)
+
+
+def wider(more, prompt: int, x_BT):
+  """`x_BT` with `more`, which is repeated over rows and over the prompt, before it."""
+  shape = (x_BT.shape[0], prompt)
+  more = jnp.broadcast_to(more, shape, out_sharding=flowing("BT", shape))
+  return jnp.concatenate([more, flow(x_BT, "BT")], 1)
 
 
 class Place(NamedTuple):
@@ -40,20 +58,9 @@ class Attention(Layer):
   @nn.compact
   def __call__(self, x_BTD, sight: Sight, place: Place, cache=None):
     """o_BTD, and the cache with the keys and values of these tokens. One token alone is a step from the cache."""
-    config, bias, T = self.config, self.config.qkv_bias, x_BTD.shape[1]
-    q_BTNH = self.linear("q", "BTD,DNH->BTNH", x_BTD, bias=bias)
-    k_BTKH = self.linear("k", "BTD,DKH->BTKH", x_BTD, bias=bias)
-    v_BTKH = self.linear("v", "BTD,DKH->BTKH", x_BTD, bias=bias)
-    if config.qk_norm:
-      q_BTNH = Norm(config, self.dtype, letter="H", name="q_norm")(q_BTNH)
-      k_BTKH = Norm(config, self.dtype, letter="H", name="k_norm")(k_BTKH)
-    if config.positions == "rotary":
-      frequency_H = self.frequency(place.local)
-      q_BTNH = rotate(q_BTNH, sight.positions_BT, frequency_H)
-      k_BTKH = rotate(k_BTKH, sight.positions_BT, frequency_H)
-    segments, causal = sight.segments, self.causal
-    windows = config.windows
-    window = windows[0] if len(set(windows)) == 1 else place.window  # a number, which kernels know, if it can be
+    T = x_BTD.shape[1]
+    q_BTNH, k_BTKH, v_BTKH = self.maps(x_BTD, sight, place)
+    segments, causal, window = sight.segments, self.causal, self.window(place)
     if cache is not None:
       cache = write(cache, "k", k_BTKH, sight.slot, place.number)
       cache = write(cache, "v", v_BTKH, sight.slot, place.number)
@@ -67,6 +74,26 @@ class Attention(Layer):
     o_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, **masks)
     return self.linear("o", "BTNH,NHD->BTD", o_BTNH, residual=True), cache
 
+  def maps(self, x_BTD, sight: Sight, place: Place):
+    """q_BTNH, k_BTKH, v_BTKH of these tokens, at their positions."""
+    config, bias = self.config, self.config.qkv_bias
+    q_BTNH = self.linear("q", "BTD,DNH->BTNH", x_BTD, bias=bias)
+    k_BTKH = self.linear("k", "BTD,DKH->BTKH", x_BTD, bias=bias)
+    v_BTKH = self.linear("v", "BTD,DKH->BTKH", x_BTD, bias=bias)
+    if config.qk_norm:
+      q_BTNH = Norm(config, self.dtype, letter="H", name="q_norm")(q_BTNH)
+      k_BTKH = Norm(config, self.dtype, letter="H", name="k_norm")(k_BTKH)
+    if config.positions == "rotary":
+      frequency_H = self.frequency(place.local)
+      q_BTNH = rotate(q_BTNH, sight.positions_BT, frequency_H)
+      k_BTKH = rotate(k_BTKH, sight.positions_BT, frequency_H)
+    return q_BTNH, k_BTKH, v_BTKH
+
+  def window(self, place: Place):
+    """A number, which kernels know, if it can be."""
+    windows = self.config.windows
+    return windows[0] if len(set(windows)) == 1 else place.window
+
   def frequency(self, local):
     every = frequencies(self.config)
     return jnp.where(local, frequencies(self.config, local=True), every) if self.config.rotary_local_base else every
@@ -78,6 +105,17 @@ class Attention(Layer):
       q_BTNH, k_BSKH, v_BSKH, scale=config.attention_scale, softcap=config.attention_softcap,
       dropout=rate, key=key, **masks,
     )  # fmt: skip
+
+
+class Gaze(Attention):
+  """Where the tokens of a layer look: the logarithms of its probabilities, p_BNTS, of what goes into its Block."""
+
+  @nn.compact
+  def __call__(self, x_BTD, sight: Sight, place: Place):
+    scale, softcap = self.config.attention_scale, self.config.attention_softcap
+    q_BTNH, k_BTKH, _ = self.maps(x_BTD, sight, place)
+    masks = dict(causal=self.causal, segments=sight.segments, prefix=sight.prefix_BS if self.causal else None)
+    return log_probabilities(q_BTNH, k_BTKH, window=self.window(place), scale=scale, softcap=softcap, **masks)
 
 
 class CrossAttention(Attention):

@@ -7,6 +7,7 @@ import numpy as np
 from flax import linen as nn
 
 from fmjax.architecture import TransformerConfig
+from fmjax.models import adapters
 from fmjax.models.linear import Layer
 from fmjax.models.norm import Norm
 from fmjax.sharding import take
@@ -15,7 +16,8 @@ from fmjax.sharding import take
 class Embed(Layer):
   """Token ids, their positions and their types (None: all of type 0) -> x_BTD.
 
-  A decoder's table serves its encoder too: given as `table`, none is declared.
+  A decoder's table serves its encoder too: given as `table`, none is declared. Where a prompt is learnt, x has its
+  rows before the tokens'.
   """
 
   @nn.compact
@@ -40,6 +42,7 @@ class Embed(Layer):
       types = self.embedding("types", "C" + width, C=config.token_types)
       ids_BT = jnp.zeros_like(tokens_BT) if types_BT is None else types_BT
       x += take(types.astype(self.dtype), ids_BT, "C" + width, "BT" + width)
+    x = adapters.prompted(self, x, "BT" + width)
     if config.embedding_norm:
       x = Norm(config, self.dtype, letter=width, name="norm")(x)
     if config.R:

@@ -12,7 +12,7 @@ from fmjax.kernels.linear import turned
 from fmjax.models.activations import ACTIVATIONS
 from fmjax.models.linear import Layer
 from fmjax.models.norm import Norm
-from fmjax.sharding import einsum, flow, flowing
+from fmjax.sharding import dropout, einsum, flow, flowing
 
 
 class Output(Layer):
@@ -113,12 +113,20 @@ def mean(hidden_BTD, segments_BT=None):
   return (sum_BD / jnp.maximum(count_B, 1)[:, None]).astype(hidden_BTD.dtype)
 
 
-def classify(config, dtype, params, hidden_BTD, batch: dict):
-  """Scores z_BC of a sequence, or z_BTC of each token."""
+DROPPED = (1 << 20) + 1  # of the keys of a step, that of what goes into the head
+
+
+def classify(config, dtype, params, hidden_BTD, batch: dict, key=None):
+  """Scores z_BC of a sequence, or z_BTC of each token; with a `key` what goes into the head is dropped out.
+
+  As Devlin et al. 2019 fine-tune, in their code.
+  """
   if config.head == "sequence":
     x = pooled(config, dtype, params, hidden_BTD, batch)
   else:
     x = hidden_BTD
     if config.pooler:
       x = Pooler(config, dtype).apply({"params": params["pooler"]}, x)
+  if key is not None:
+    x = dropout(x, "BTD"[:: 1 if x.ndim == 3 else 2], config.dropout, jax.random.fold_in(key, DROPPED))
   return Head(config, dtype).apply({"params": params["head"]}, x)

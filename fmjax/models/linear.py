@@ -75,7 +75,8 @@ class Layer(nn.Module):
     else:
       std = self.config.init_std or 1 / math.sqrt(math.prod(self.size(letter) for letter in ins))
       std *= (2 * self.config.L) ** -0.5 if residual else 1
-      w = self.weight(name, ins, outs, letters, "matrix", nn.initializers.normal(std), **sizes).astype(self.dtype)
+      w = self.weight(name, ins, outs, letters, "matrix", nn.initializers.normal(std), **sizes)
+      w = adapters.mixed(self, name, w).astype(self.dtype)
       y = adapters.low_rank(self, name, equation, x, linear(equation, x, w), w)
     if self.config.bias if bias is None else bias:
       b = self.vector(f"{name}_bias", outs, nn.initializers.zeros_init(), **sizes)

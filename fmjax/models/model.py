@@ -13,8 +13,8 @@ from fmjax.kernels.attention import platform
 from fmjax.leaves import by_path, nested
 from fmjax.models import cache as caches
 from fmjax.models import heads, linear
-from fmjax.models.attention import Sight
-from fmjax.models.transformer import Transformer
+from fmjax.models.attention import Place, Sight
+from fmjax.models.transformer import Look, Transformer
 from fmjax.sharding import Declaration, flowing
 
 
@@ -105,9 +105,7 @@ class Model:
     source, source_seen = batch.get("source"), None
     if source is None and "source_tokens" in batch:
       source, source_seen = self.encode(params, batch, key=key, train=train, hiddens=hiddens)
-    segments = None if segments_BT is None else (segments_BT, segments_BT)
-    sight = Sight(positions(batch), segments, source_BSD=source, prefix_BS=batch.get("prefix"))
-    layers = None
+    sight, layers = sight_of(batch)._replace(source_BSD=source), None
     if cache is not None:
       cache, segments = caches.enter(cache, tokens_BT, segments_BT, batch.get("source_segments"), source)
       sight = sight._replace(segments=segments, slot=cache["index"])
@@ -125,6 +123,22 @@ class Model:
     if cache is not None:
       cache = {**cache, **layers, "index": cache["index"] + tokens_BT.shape[1]}
     return Outputs(hidden, seen, cache, source, source_seen)
+
+  def gaze(self, params, hiddens_LBTD, batch: dict):
+    """Where the last layer's tokens look, of what `apply` gave as `hiddens`: log probabilities [B, N, T, T], float32.
+
+    Without dropout, biases of relative positions and keys that are not the text's.
+    """
+    config, blocks = self.config, params["blocks"]
+    number = "0" if config.shared_layers else str(config.L - 1)
+    if not is_stacked(params):
+      blocks = blocks[number]
+    elif not config.shared_layers:
+      blocks = jax.tree.map(operator.itemgetter(-1), blocks)
+    window = config.windows[-1]
+    look = Look(config, self.dtype, causal=config.kind != "encoder")
+    place = Place(None, window, window is not None)
+    return look.apply({"params": blocks}, hiddens_LBTD[-2], sight_of(batch), place)
 
   def init_cache(self, batch_size: int, length: int, source_length: int | None = None, *, stacked: bool = True):
     """An empty cache of `length` slots (see `models/cache.py`), for stacked or for unstacked parameters."""
@@ -184,13 +198,20 @@ class Model:
     """[B, D]: one token's state, the one that `config.pool` names, through the pooler where there is one."""
     return heads.pooled(self.config, self.dtype, params, hidden_BTD, batch)
 
-  def classify(self, params, hidden_BTD, batch: dict):
-    """[B, C] of a sequence, or [B, T, C] of its tokens."""
-    return heads.classify(self.config, self.dtype, params, hidden_BTD, batch)
+  def classify(self, params, hidden_BTD, batch: dict, key=None):
+    """[B, C] of a sequence, or [B, T, C] of its tokens; `key` is a step's, for dropout."""
+    return heads.classify(self.config, self.dtype, params, hidden_BTD, batch, key)
 
 
 def is_stacked(params) -> bool:
   return "0" not in params["blocks"]
+
+
+def sight_of(batch: dict) -> Sight:
+  """What a batch's tokens see of one another."""
+  segments_BT = batch.get("segments")
+  segments = None if segments_BT is None else (segments_BT, segments_BT)
+  return Sight(positions(batch), segments, prefix_BS=batch.get("prefix"))
 
 
 def positions(batch: dict, prefix: str = ""):

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from fmjax.kernels.attention import saveable
-from fmjax.models.attention import Attention, CrossAttention, Place, Sight
+from fmjax.models.attention import Attention, CrossAttention, Gaze, Place, Sight
 from fmjax.models.embed import Embed, buckets
 from fmjax.models.feedforward import FeedForward
 from fmjax.models.linear import Layer
@@ -49,6 +49,18 @@ class Block(Layer):
       y_BTD = norm(name.replace("norm", "post_norm"), y_BTD)
     x_BTD += dropout(y_BTD, "BTD", self.config.dropout, self.dropout_key())
     return (norm(name, x_BTD) if place == "post" else x_BTD), kept
+
+
+class Look(Layer):
+  """Where a Block's tokens look: see `Gaze`."""
+
+  causal: bool = True
+
+  @nn.compact
+  def __call__(self, x_BTD, sight: Sight, place: Place):
+    if self.config.norm_place != "post":
+      x_BTD = Norm(self.config, self.dtype, name="attention_norm")(x_BTD)
+    return Gaze(self.config, self.dtype, causal=self.causal, name="attention")(x_BTD, sight, place)
 
 
 class Blocks(Layer):
@@ -96,12 +108,16 @@ class Transformer(Layer):
     embed = Embed(config, self.dtype, self.train, name="embed")
     x_BTD = embed(tokens_BT, sight.positions_BT, types_BT, table)
     x_BTD = dropout(x_BTD, "BTD", config.dropout, self.dropout_key())
+    if prompt := x_BTD.shape[1] - T:
+      sight, T = sight.beyond(prompt), T + prompt
     if config.positions == "relative":
       S = T if sight.segments is None else sight.segments[1].shape[1]
       sight = sight._replace(bias_NTS=self.relative(T, S, sight.slot))
     (x_BTD, cache), hiddens = self.blocks(x_BTD, cache, sight)
     if config.norm_place != "post":
       x_BTD = Norm(config, self.dtype, name="final_norm")(x_BTD)
+    if prompt:
+      x_BTD, hiddens = x_BTD[:, prompt:], None if hiddens is None else hiddens[:, :, prompt:]
     return x_BTD, hiddens, cache
 
   def relative(self, T: int, S: int, slot):

@@ -135,7 +135,7 @@ class OfTexts(Objective):
   def scores(self, model, params, batch: dict, key=None, train: bool = False):
     """z_BC, in float32."""
     hidden_BTD = model.apply(params, batch, key=key, train=train).hidden
-    return model.classify(params, hidden_BTD, batch).astype(jnp.float32)
+    return model.classify(params, hidden_BTD, batch, key if train else None).astype(jnp.float32)
 
   def loss(self, model, params, batch: dict, key, train: bool):
     """Sums over rows, each times its weight; `loss` among the metrics is that of the labels alone."""
@@ -144,8 +144,9 @@ class OfTexts(Objective):
       keys.append(jax.random.fold_in(key, OTHER))
     return self.sums([self.scores(model, params, batch, one, train) for one in keys], batch, train)
 
-  def loss_from(self, model, params, hidden_BTD, batch: dict, train: bool):
-    return self.sums([model.classify(params, hidden_BTD, batch).astype(jnp.float32)], batch, train)
+  def loss_from(self, model, params, hidden_BTD, batch: dict, train: bool, key=None):
+    z_BC = model.classify(params, hidden_BTD, batch, key if train else None).astype(jnp.float32)
+    return self.sums([z_BC], batch, train)
 
   def sums(self, every_z_BC: list, batch: dict, train: bool):
     """The loss of one pass or of two, whose scores are these."""

@@ -1,8 +1,8 @@
 """To say what a teacher says: a trained model's scores beside the targets of an objective, for a student to learn.
 
 Scores as in Hinton et al. 2015 (arXiv:1503.02531) and in DistilBERT (Sanh et al. 2019, arXiv:1910.01108), hidden
-states as in TinyBERT (Jiao et al. 2020, arXiv:1909.10351). Attention is not compared: its kernels keep no
-probabilities.
+states as in TinyBERT (Jiao et al. 2020, arXiv:1909.10351), attention as in MiniLM (Wang et al. 2020,
+arXiv:2002.10957). Kernels keep no probabilities: those of the last layer are computed once more.
 """
 
 import dataclasses
@@ -30,17 +30,19 @@ class Distillation(Branch):
   """A share `weight` of the loss is T^2 KL(teacher || student) at the temperature T, the rest the objective's own.
 
   The factor keeps the gradient's size whatever T is (Hinton et al. 2015, section 2). Scores are compared where the
-  objective weighs them; where it tells a number, not classes, by their squared difference. `hidden_weight` times the
-  mean squared difference of hidden states is added.
+  objective weighs them; where it tells a number, not classes, by their squared difference. Added are `hidden_weight`
+  times the mean squared difference of hidden states, and `attention_weight` times KL(teacher || student) of where a
+  token of the last layer looks, the mean over tokens and heads.
   """
 
   teacher: str | None = None  # a SPEC; None: there is none, and the fields below say nothing
   temperature: float = 2.0  # Sanh et al. 2019, as in their code
   weight: float = 0.5  # 0: the teacher is only compared with
   hidden_weight: float = 0.0
+  attention_weight: float = 0.0
 
   def laws(self):
-    yield from at_least(self, 0, "hidden_weight")
+    yield from at_least(self, 0, "hidden_weight", "attention_weight")
     if not self.temperature > 0:
       yield "temperature", self.temperature, "must be positive"
     if not 0 <= self.weight <= 1:
@@ -54,8 +56,11 @@ class Distillation(Branch):
       yield "teacher", self.teacher, f"objective {objective.name!r} has no scores that a teacher's are set beside"
     if isinstance(objective, OfTexts) and objective.r_drop:
       yield "teacher", self.teacher, f"is not for two passes: set objective.r_drop=0, not {objective.r_drop}"
-    if self.hidden_weight and model.kind == "encoder_decoder":
-      yield "hidden_weight", self.hidden_weight, "is for one stack of layers, not for an encoder_decoder: set it to 0"
+    for name in ("hidden_weight", "attention_weight"):
+      if getattr(self, name) and model.kind == "encoder_decoder":
+        yield name, getattr(self, name), "is for one stack of layers, not for an encoder_decoder: set it to 0"
+    if self.attention_weight and model.positions == "relative":
+      yield "attention_weight", self.attention_weight, "leaves out biases, and model.positions=relative has them"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,16 +111,21 @@ class Distilled:
   how: Distillation
 
   def loss(self, model: Taught, params, batch: dict, key, train: bool):
-    """As an objective's. Among the metrics `distillation` and `hidden` are what tells the two models apart."""
-    how, hiddens = self.how, bool(self.how.hidden_weight)
+    """As an objective's. Among the metrics `distillation`, `hidden` and `attention` tell the two models apart."""
+    how = self.how
+    hiddens = bool(how.hidden_weight or how.attention_weight)
     own = model.apply(params, batch, key=key, train=train, hiddens=hiddens)
-    total, weight, metrics = self.objective.loss_from(model, params, own.hidden, batch, train)
+    total, weight, metrics = self.objective.loss_from(model, params, own.hidden, batch, train, key)
     known = jax.lax.stop_gradient(params[TEACHER])
     theirs = model.teacher.apply(known, batch, hiddens=hiddens)
     pair = Side(model, params, own.hidden), Side(model.teacher, known, theirs.hidden)
     apart = self.of_scores(*pair, batch)
     total, metrics = (1 - how.weight) * total + how.weight * apart, dict(metrics, distillation=apart)
-    if hiddens:
+    if how.attention_weight:
+      gazes = model.gaze(params, own.hiddens, batch), model.teacher.gaze(known, theirs.hiddens, batch)
+      apart = of_gazes(*gazes, batch)
+      total, metrics = total + how.attention_weight * apart, dict(metrics, attention=apart)
+    if how.hidden_weight:
       apart = of_states(own.hiddens, theirs.hiddens, batch, params.get(PROJECTION))
       total, metrics = total + how.hidden_weight * apart, dict(metrics, hidden=apart)
     return total, weight, metrics
@@ -183,9 +193,22 @@ def of_states(own_LBTD, theirs_LBTC, batch: dict, projection_DC=None):
     own_LBTD = einsum("LBTD,DC->LBTC", own_LBTD, projection_DC.astype(own_LBTD.dtype))
   theirs_LBTC = jnp.stack([theirs_LBTC[n] for n in evenly(len(own_LBTD) - 1, len(theirs_LBTC) - 1)])
   own, theirs = (flow(x, "LBTC").astype(jnp.float32) for x in (own_LBTD, theirs_LBTC))
-  mean_BT, weights = jnp.mean(jnp.square(own - theirs), (0, 3)), batch["weights"]
-  real_BT = flow(read(batch), "BT").astype(jnp.float32)
-  mean_B = jnp.sum(real_BT * mean_BT, 1) / jnp.maximum(jnp.sum(real_BT, 1), 1)
+  return over_rows(jnp.mean(jnp.square(own - theirs), (0, 3)), batch)
+
+
+def of_gazes(own_BNTS, theirs_BNTS, batch: dict):
+  """The sum over rows of KL(teacher || student) of log probabilities, in nats, the mean over heads and tokens.
+
+  Wang et al. 2020, equation 4.
+  """
+  terms_BT = jnp.mean(jnp.sum(jnp.exp(theirs_BNTS) * (theirs_BNTS - own_BNTS), -1), 1)
+  return over_rows(flow(terms_BT, "BT"), batch)
+
+
+def over_rows(terms_BT, batch: dict):
+  """The sum over rows of the mean of their tokens' terms, each row as often as the objective weighs it."""
+  real_BT, weights = flow(read(batch), "BT").astype(jnp.float32), batch["weights"]
+  mean_B = jnp.sum(real_BT * terms_BT, 1) / jnp.maximum(jnp.sum(real_BT, 1), 1)
   return jnp.sum(jnp.sum(weights, range(1, weights.ndim)) * mean_B)
 
 

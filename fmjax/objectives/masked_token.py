@@ -144,7 +144,7 @@ class MaskedToken(Objective):
   def answering(self, hidden_BTD, batch: dict):
     return picked(hidden_BTD, batch["places"])
 
-  def loss_from(self, model, params, hidden_BTD, batch: dict, train: bool):
+  def loss_from(self, model, params, hidden_BTD, batch: dict, train: bool, key=None):
     sums = predicted(model, params, self.answering(hidden_BTD, batch), batch)
     weight, metrics = jnp.sum(batch["weights"]), dict(loss=sums.nll, accuracy=sums.correct)
     if self.pairs is None:

@@ -124,7 +124,8 @@ class MultipleChoice(Objective):
     B, C = len(batch["labels"]), len(self.labels)
     rows = {name: self.one_each(batch[name]) for name in labelled.ROW}
     hidden_BTD = model.apply(params, rows, key=key, train=train).hidden
-    z_BC = model.classify(params, hidden_BTD, rows).astype(jnp.float32)  # B are the rows, and C is one score
+    key = key if train else None
+    z_BC = model.classify(params, hidden_BTD, rows, key).astype(jnp.float32)  # B are the rows, and C is one score
     return jnp.reshape(z_BC, (B, C), out_sharding=flowing("BC", (B, C)))
 
   def one_each(self, x_BT):

@@ -51,12 +51,9 @@ class Sentences:
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-  """A row is one document: {field: int32 [<= its length]} for each (field, length), without `end`.
+  """A row is one document: {field: int32 [<= its length]} for each (field, length), without `end`."""
 
-  A length of None is the document's own.
-  """
-
-  fields: tuple[tuple[str, int | None], ...]
+  fields: tuple[tuple[str, int], ...]
 
 
 class Refused(ValueError):
@@ -174,8 +171,11 @@ class Objective(Branch):
     """
     raise TypeError(f"{type(self).__name__} has no loss")
 
-  def loss_from(self, model: Model, params, hidden_BTD, batch: dict, train: bool):
-    """What `loss` gives, of one pass whose last layer gave `hidden_BTD`: so a teacher's can be set beside them."""
+  def loss_from(self, model: Model, params, hidden_BTD, batch: dict, train: bool, key=None):
+    """What `loss` gives, of one pass whose last layer gave `hidden_BTD`: so a teacher's can be set beside them.
+
+    `key` is the step's, for what is dropped after that layer.
+    """
     raise TypeError(f"{type(self).__name__} is no loss of one pass")
 
   def answering(self, hidden_BTD, batch: dict):

@@ -7,7 +7,7 @@ import numpy as np
 
 from fmjax.laws import at_least
 from fmjax.objectives import labelled
-from fmjax.objectives.objective import Documents, Encoder, Examples, padded, shapes
+from fmjax.objectives.objective import Encoder, Examples, padded, shapes
 from fmjax.objectives.token_loss import TokenLoss
 from fmjax.objectives.vocabulary import Vocabulary
 
@@ -48,22 +48,26 @@ class Pairs(TokenLoss):
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixEncoder(Encoder):
-  """The tokens of two texts, the first of which begins with `prefix`, none closed by `end`."""
+class PairEncoder(Encoder):
+  """The tokens of two texts, the first of which begins with `prefix`, none closed by `end`; the second as it is too.
+
+  A tokenizer may not know all of a target's characters: what a model writes is held against the text itself. A pair
+  of which one is empty is left out.
+  """
 
   prefix: str = ""
 
-  columns = fields = "source", "target"
+  columns = "source", "target"
+  fields = "source", "target", "reference"
 
   def encode(self, records, tokenizer):
-    records = [
+    pairs = [
       [labelled.text_of(value, name, number) for value, name in zip(record, self.columns)]
       for number, record in enumerate(records)
     ]
-    pieces = iter(
-      tokenizer.encode_all([text for source, target in records for text in (self.prefix + source, target)])
-    )
-    return [[(next(pieces), next(pieces))] for _ in records]
+    pieces = iter(tokenizer.encode_all([text for source, target in pairs for text in (self.prefix + source, target)]))
+    made = [(next(pieces), next(pieces), labelled.text_bits(target)) for _, target in pairs]
+    return [[example] if all(texts) else [] for example, texts in zip(made, pairs)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +97,8 @@ class SequenceToSequence(Pairs):
   def sizes(self, length: int) -> tuple[int, int]:
     return self.source_length or length, length
 
-  def layout(self, length: int, packed: bool) -> Documents | Examples:
-    if self.prefix:
-      return Examples(PrefixEncoder(self.prefix))
-    # A target is cut where it trains, but an answer is held against all of it.
-    return Documents((("source", self.sizes(length)[0]), ("target", None)))
+  def layout(self, length: int, packed: bool) -> Examples:
+    return Examples(PairEncoder(self.prefix))
 
   def extent(self, sizes: dict[str, int]) -> int:
     return max(sizes[name] + 1 for name in (("target",) if self.source_length else ("source", "target")))
@@ -115,11 +116,11 @@ class SequenceToSequence(Pairs):
     return np.append(record["source"][: self.sizes(length)[0] - 1], vocabulary.end).astype(np.int32)
 
   def answers(self, records, predicted, tokenizer) -> list[dict]:
-    """What was generated of the sources, predicted["tokens"] [B, N], up to an end; and the targets that were read."""
+    """What was generated of the sources, predicted["tokens"] [B, N], up to an end; and the targets as texts."""
     found = []
     for record, tokens in zip(records, predicted["tokens"]):
       text = tokenizer.decode(before_end(tokens, tokenizer.end))
-      found.append(dict(predicted=text, expected=tokenizer.decode(record["target"].tolist())))
+      found.append(dict(predicted=text, expected=labelled.text_of_bits(record["reference"])))
     return found
 
 

@@ -136,10 +136,10 @@ class Tagging(Objective):
 
   def loss(self, model, params, batch: dict, key, train: bool):
     """Sums over words, in nats."""
-    return self.loss_from(model, params, model.apply(params, batch, key=key, train=train).hidden, batch, train)
+    return self.loss_from(model, params, model.apply(params, batch, key=key, train=train).hidden, batch, train, key)
 
-  def loss_from(self, model, params, hidden_BTD, batch: dict, train: bool):
-    z_BTC = model.classify(params, hidden_BTD, batch).astype(jnp.float32)
+  def loss_from(self, model, params, hidden_BTD, batch: dict, train: bool, key=None):
+    z_BTC = model.classify(params, hidden_BTD, batch, key if train else None).astype(jnp.float32)
     nll_BT, _, correct_BT = labelled.class_terms(z_BTC, batch["labels"])
     weights_BT = batch["weights"]
     loss, correct = jnp.sum(weights_BT * nll_BT), jnp.sum(weights_BT * correct_BT)

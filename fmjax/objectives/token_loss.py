@@ -25,7 +25,7 @@ class TokenLoss(Objective):
     """(sum, weight, metrics): sums over tokens in nats; metrics are sums of the same weight."""
     return self.loss_from(model, params, model.apply(params, batch, key=key, train=train).hidden, batch, train)
 
-  def loss_from(self, model, params, hidden_BTD, batch: dict, train: bool):
+  def loss_from(self, model, params, hidden_BTD, batch: dict, train: bool, key=None):
     states, bias_V = model.states(params, hidden_BTD)
     regularisers = (self.label_smoothing, self.z_loss) if train else (0.0, 0.0)
     terms = Terms(model.config.V, *regularisers, model.config.output_softcap)

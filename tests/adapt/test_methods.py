@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from fmjax import optim
 from fmjax.adapt import METHODS, Adaptation, joined
@@ -13,6 +14,7 @@ from fmjax.architecture import TransformerConfig
 from fmjax.errors import FmjaxError
 from fmjax.leaves import by_path, nested
 from fmjax.models import Model
+from fmjax.models.linear import Layer
 from fmjax.objectives import NextToken, SequenceToSequence
 from fmjax.step import place, started, train_step
 
@@ -22,6 +24,8 @@ MODELS = {
   "llama": TransformerConfig(**SIZES, K=2, norm="rms", activation="silu", gated=True, bias=False, positions="rotary"),
   "t5": TransformerConfig(**SIZES, kind="encoder_decoder", norm="rms", bias=False, activation="relu",
                           positions="relative"),
+  "encoder": TransformerConfig(**SIZES, kind="encoder", positions="rotary", norm_place="post", embedding_norm=True,
+                               R=32),
   "albert": TransformerConfig(**SIZES, shared_layers=True, R=32),
 }  # fmt: skip
 ALL = ("q", "k", "v", "o", "up", "down")
@@ -35,15 +39,16 @@ KINDS = {
   "pfeiffer": dict(name="bottleneck", width=8, after=("down",), norms=False),
   "ia3": dict(name="ia3"),
   "prefix": dict(name="prefix", length=3),
+  "mixout": dict(name="full", mixout=0.4),
 }  # fmt: skip
-MERGED = ("lora", "lora-all", "dora", "ia3")
+MERGED = ("lora", "lora-all", "dora", "ia3", "mixout")
 RATE = dict(learning_rate=np.float32(1e-2))
 
 
 def cases(kinds):
   """(model, kind): every kind on one model, and one kind on every model; the others take minutes."""
   quick = {("gpt", kind) for kind in kinds} | {(name, "lora-all") for name in MODELS}
-  every = [(name, kind) for name in MODELS for kind in kinds]
+  every = [(name, kind) for name in MODELS if name != "encoder" for kind in kinds]
   return [pytest.param(*one, marks=() if one in quick else pytest.mark.slow) for one in every]
 
 
@@ -171,6 +176,74 @@ def test_lora_drops_its_input_only_while_it_trains(one_device):
   one, other = run(jax.random.key(1), True), run(jax.random.key(2), True)
   assert np.abs(one - other).max() > 1e-3
   assert (run(jax.random.key(1), False) == run(jax.random.key(2), False)).all()
+
+
+def prompted(name: str, length: int = 3):
+  """(model, its parameters, those with a prompt), of a model that is moved away from its first parameters."""
+  model = Model(MODELS[name])
+  adaptation = Adaptation(METHODS["prompt"](length=length), model)
+  base = by_path(stirred(jax.jit(model.init)(jax.random.key(0))))
+  return model, nested(base), joined(*jax.jit(adaptation.init)(jax.random.key(1), base)[::-1])
+
+
+@pytest.mark.parametrize("name", ["t5", "encoder"])
+def test_a_prompt_is_tokens_before_each_text(name, one_device):
+  """As if they were the rows of the table of embeddings that it began with, where a token has no position."""
+  model, base, whole = prompted(name)
+  stack = "encoder/" if name == "t5" else ""
+  rows_PD = np.asarray(by_path(whole)[f"{stack}embed/prompt/rows"])
+  table_VD = np.asarray(base["embed"]["tokens"])
+  ids = [int(np.flatnonzero((table_VD == row).all(1))[0]) for row in rows_PD]  # it begins as tokens' embeddings
+  given = place(of_texts(model))
+  names = ("source_tokens", "source_segments") if stack else ("tokens", "segments")
+  before = dict(zip(names, (np.full((8, 3), ids, np.int32), np.ones((8, 3), np.int32))))
+  longer = given | place({key: np.concatenate([x, np.asarray(given[key])], 1) for key, x in before.items()})
+  run = jax.jit(lambda params, batch: model.encode(params, batch)[0] if stack else model.apply(params, batch).hidden)
+  found, plain = run(whole, given), run(base, given)
+  assert np.abs(found - plain).max() > 0.01
+  real = np.asarray(given[names[1]]) != 0
+  expected = np.asarray(run(base, longer))[:, 3:]
+  np.testing.assert_allclose(np.asarray(found)[real], expected[real], rtol=0, atol=2e-5)
+
+
+def of_texts(model) -> dict:
+  """Rows of texts of several lengths."""
+  rows = batch(model)
+  real = (np.arange(16) < np.arange(9, 17)[:, None]).astype(np.int32)
+  return rows if model.config.kind == "encoder_decoder" else dict(tokens=rows["tokens"], segments=real)
+
+
+def test_hidden_states_are_the_texts_alone_where_there_is_a_prompt(one_device):
+  model, _, whole = prompted("encoder")
+  found = jax.jit(lambda params, batch: model.apply(params, batch, hiddens=True))(whole, place(of_texts(model)))
+  assert found.hidden.shape == (8, 16, 64) and found.hiddens.shape == (3, 8, 16, 64)
+  np.testing.assert_array_equal(found.hiddens[-1], found.hidden)  # of a model with its norms behind
+
+
+class Map(Layer):
+  """Gives its own matrix, as it computes with it."""
+
+  @nn.compact
+  def __call__(self):
+    return self.linear("up", "BTD,DF->BTF", jnp.eye(64)[None], bias=False)[0]
+
+
+def test_mixout_takes_entries_back_to_the_start_and_keeps_the_mean(one_device):
+  rate, rng = 0.4, np.random.default_rng(0)
+  start, w = (rng.normal(size=(64, 256)).astype(np.float32) for _ in range(2))
+  params = dict(up=w, up_mixout=dict(fixed=start), up_mixout_rate=dict(fixed=np.array([rate], np.float32)))
+
+  def run(train, seed=0):
+    layer = Map(MODELS["encoder"], train=train)
+    return jax.jit(layer.apply)(dict(params=params), rngs=dict(dropout=jax.random.key(seed)))
+
+  np.testing.assert_allclose(run(False), w, rtol=1e-6)
+  found = np.stack([run(True, seed) for seed in range(100)])
+  back = np.isclose(found, start, atol=1e-5)
+  assert back.mean() == pytest.approx(rate, abs=0.002)
+  moved = (w - rate * start) / (1 - rate)
+  np.testing.assert_allclose(np.where(back, moved, found), np.broadcast_to(moved, found.shape), rtol=0, atol=1e-5)
+  np.testing.assert_allclose(found.mean((0, 2)), w.mean(1), rtol=0, atol=0.05)
 
 
 def test_a_target_that_is_nowhere_names_the_nearest(one_device):

@@ -21,7 +21,7 @@ from fmjax.data import documents, inspection, streams, tokenising
 from fmjax.data import tokenizers as tk
 from fmjax.errors import FmjaxError
 from fmjax.laws import Wrong
-from fmjax.objectives import SequenceToSequence
+from fmjax.objectives import Contrastive, SequenceToSequence
 from fmjax.objectives.objective import Examples
 from tests.data.labelled import Graded, Grading
 
@@ -368,7 +368,7 @@ def test_an_empty_split_is_told(tmp_path, own, held, where, words):
 
 def test_an_objective_of_texts_still_says_that_a_column_has_none(tmp_path):
   with pytest.raises(FmjaxError, match=r"(?s)DATA_BAD  the column 'grade' holds no text.*a\.jsonl at byte 0"):
-    data.prepare(config(jsonl(tmp_path), columns=("text", "grade")), SequenceToSequence())
+    data.prepare(config(jsonl(tmp_path), columns=("text", "grade")), Contrastive(unsupervised=False))
   with pytest.raises(FmjaxError, match=r"(?s)CONFIG  the objective reads 2 columns.*data\.columns"):
     data.prepare(config(jsonl(tmp_path), columns=("text",)), Grading())
 
@@ -569,7 +569,7 @@ def test_pairs_of_texts_from_tables_and_from_files_side_by_side(tmp_path, source
     for split in ("train", "eval") for row in rows(prepared, split)
   ]  # fmt: skip
   assert sorted(found) == sorted(pair for pair in pairs if pair[1])
-  assert prepared.facts["sources"][source]["dropped"] == dict(empty=7) and prepared.facts["eval"]["documents"] > 3
+  assert prepared.facts["sources"][source]["dropped"] == dict(unused=7) and prepared.facts["eval"]["documents"] > 3
 
 
 # --- what a person sees

@@ -164,7 +164,7 @@ def test_a_share_of_the_rows_is_short():
 def test_a_document_is_a_row_cut_at_its_length_without_its_end(text):
   other = Text(3, 200)
   both = dict(source=text, target=other)
-  layout = Documents((("source", None), ("target", 7)))
+  layout = Documents((("source", 9), ("target", 7)))
   rows = rows_of.make(layout, {}, False, {}, lambda field: both[field].lengths, None)
   assert rows.count == 200 and rows_of.fields_of(layout) == ("source", "target")
   for row in range(rows.count):

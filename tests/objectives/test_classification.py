@@ -1,5 +1,6 @@
 """What is told of a text: rows and labels, losses of plain numpy, R-Drop, and answers."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from fmjax.architecture import TransformerConfig
-from fmjax.objectives import Classification, Regression
+from fmjax.objectives import Classification, Regression, Tagging
 from fmjax.step import loss_sums, place
 from tests.objectives import tasks
 
@@ -188,3 +189,22 @@ def test_a_model_of_one_type_of_tokens_reads_a_pair(on):
       for one in (batch, dict(batch, token_types=np.zeros_like(batch["token_types"])))
     )
   assert np.isfinite(z_BC).all() and (z_BC == same_BC).all()
+
+
+@pytest.mark.parametrize("name", ["sequence", "token"])
+def test_what_goes_into_the_head_is_dropped_out_while_it_trains(name, one_device):
+  objective = ONE if name == "sequence" else Tagging(labels=("A", "B"), scheme=None)
+  model = tasks.model_of(objective, pooler="tanh" if name == "sequence" else None, dropout=0.5)
+  params = jax.jit(model.init)(jax.random.key(0))
+  rows = [(text, "glad") for text in TEXTS] if name == "sequence" else [([text], ["B"]) for text in TEXTS]
+  batch = place(tasks.batch_of(objective, tasks.read(objective, rows, T), T))
+  hidden_BTD = model.apply(params, batch).hidden
+  plain = np.asarray(model.classify(params, hidden_BTD, batch))
+  run = jax.jit(lambda key: model.classify(params, hidden_BTD, batch, key))
+  found = np.stack([run(jax.random.key(number)) for number in range(500)])
+  assert found.std(0).min() > 0.01
+  np.testing.assert_allclose(found.mean(0), plain, rtol=0, atol=5 * (found.std(0) / 500**0.5).max())
+  still = dataclasses.replace(model, config=dataclasses.replace(model.config, dropout=0.0))
+  quiet = [objective.scores(model, params, batch, key, False) for key in (None, jax.random.key(0))]
+  np.testing.assert_array_equal(*quiet)
+  np.testing.assert_array_equal(still.classify(params, hidden_BTD, batch, jax.random.key(0)), plain)

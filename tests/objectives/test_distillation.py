@@ -14,6 +14,7 @@ from fmjax.architecture import TransformerConfig
 from fmjax.config import from_config_dict
 from fmjax.errors import FmjaxError
 from fmjax.leaves import by_path
+from fmjax.models.activations import ACTIVATIONS
 from fmjax.objectives import Classification, Contrastive, MaskedToken, NextToken, Regression, Tagging, distillation
 from fmjax.objectives.distillation import Distillation, Distilled, Side, Taught, divergence
 from fmjax.step import loss_sums, place, started, train_step
@@ -165,6 +166,51 @@ def test_hidden_states_are_compared_layer_by_layer(name, wide, one_device):
   assert not wide or np.abs(gradient["projection"]).max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["classification", "next_token"])
+def test_where_the_last_layers_look_is_compared(name, one_device):
+  """What is computed once more is what the last layer itself weighs its values by."""
+  model, loss, _ = pair(name, weight=0.0, attention_weight=0.25)
+  batch = batch_of(name)
+  params = jax.jit(model.init)(jax.random.key(0))
+  (total, sums), gradient = jax.device_get(differentiated(model, loss, batch)(params))
+  real_BT = batch["segments"] if "segments" in batch else batch["weights"]
+  seen, text = [], np.asarray(batch.get("segments", np.ones((8, T)))) != 0
+  for one, tree in ((model, params), (model.teacher, params["teacher"])):
+    hiddens = one.apply(tree, place(batch), hiddens=True).hiddens
+    p_BNTS = np.exp(np.asarray(one.gaze(tree, hiddens, place(batch)), np.float64))
+    seen.append(p_BNTS)
+    found = last_values(one, tree, hiddens, p_BNTS)
+    np.testing.assert_allclose(found[text], np.asarray(hiddens[-1])[text], rtol=0, atol=2e-4)
+  own, theirs = (np.maximum(p_BNTS, 1e-300) for p_BNTS in seen)
+  terms_BT = np.sum(theirs * (np.log(theirs) - np.log(own)), -1).mean(1)
+  rows = batch["weights"].reshape(8, -1).sum(1)
+  assert sums["attention"] == pytest.approx(np.sum(rows * (terms_BT * real_BT).sum(1) / real_BT.sum(1)), rel=1e-4)
+  assert sums["attention"] > 0.1 and total == pytest.approx(sums["loss"] + 0.25 * sums["attention"], rel=1e-5)
+  assert np.abs(gradient["blocks"]["attention"]["q"]).max() > 1e-3
+  assert not any(np.any(x) for x in jax.tree.leaves(gradient["teacher"]))
+
+
+def last_values(model, params, hiddens_LBTD, p_BNTS):
+  """What the last Block gives where its attention weighs values by `p_BNTS`."""
+  config, layer = model.config, jax.tree.map(lambda x: np.asarray(x[-1], np.float64), params["blocks"])
+  x = np.asarray(hiddens_LBTD[-2], np.float64)
+
+  def norm(x, own):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + config.norm_eps)
+    return x * own["scale"] + own["bias"]
+
+  post = config.norm_place == "post"
+  y = x if post else norm(x, layer["attention_norm"])
+  attention, feed = layer["attention"], layer["feedforward"]
+  v = np.einsum("btd,dnh->btnh", y, attention["v"]) + attention.get("v_bias", 0)
+  x = x + np.einsum("bnts,bsnh,nhd->btd", p_BNTS, v, attention["o"]) + attention.get("o_bias", 0)
+  x = norm(x, layer["attention_norm"]) if post else x
+  y = x if post else norm(x, layer["feedforward_norm"])
+  hidden = np.asarray(ACTIVATIONS[config.activation](jnp.asarray(y @ feed["up"] + feed["up_bias"], jnp.float32)))
+  x = x + hidden @ feed["down"] + feed["down_bias"]
+  return norm(x, layer["feedforward_norm"]) if post else x
+
+
 def test_layers_meet_evenly():
   assert distillation.evenly(6, 12) == [0, 2, 4, 6, 8, 10, 12]
   assert distillation.evenly(4, 6) == [0, 1, 3, 4, 6]
@@ -198,17 +244,17 @@ def test_weight_0_is_plain_training_and_the_teacher_rests(name, one_device):
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it(one_device):
   for name in ("classification", "masked_token"):
-    model, loss, student = pair(name, weight=1.0, hidden_weight=1.0)
+    model, loss, student = pair(name, weight=1.0, hidden_weight=1.0, attention_weight=1.0)
     model = dataclasses.replace(model, teacher=student)
     own = jax.jit(student.init)(jax.random.key(0))
     (total, sums), gradient = differentiated(model, loss, batch_of(name))({**own, "teacher": own})
-    assert abs(total) < 1e-5 and abs(sums["distillation"]) < 1e-5 and sums["hidden"] == 0
+    assert abs(total) < 1e-5 and abs(sums["distillation"]) < 1e-5 and sums["hidden"] == sums["attention"] == 0
     assert max(np.abs(x).max() for x in jax.tree.leaves(gradient)) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["tagging", "next_token"])
 def test_a_mesh_learns_what_one_device_does(name, on):
-  model, loss, _ = pair(name, wide=True, weight=0.7, hidden_weight=0.3)
+  model, loss, _ = pair(name, wide=True, weight=0.7, hidden_weight=0.3, attention_weight=0.2)
   found = []
   for sizes in (dict(), dict(data=2, fsdp=2, tensor=2), dict(fsdp=8)):
     with on(**sizes):
@@ -261,4 +307,7 @@ def test_what_a_teacher_cannot_teach_is_refused():
   assert not any(wrong(how, one, encoder) for one in OBJECTIVES.values())
   assert wrong(how, Contrastive(), encoder) == ["teacher"] == wrong(how, dropped, encoder)
   assert wrong(asked, NextToken(), both) == ["hidden_weight"] and not wrong(how, NextToken(), both)
+  looking = dataclasses.replace(how, attention_weight=1.0)
+  relative = dataclasses.replace(encoder, positions="relative")
+  assert [wrong(looking, CLASSES, one) for one in (both, relative, encoder)] == [["attention_weight"]] * 2 + [[]]
   assert not wrong(Distillation(), dropped, encoder)

@@ -10,7 +10,6 @@ from fmjax.architecture import TransformerConfig
 from fmjax.laws import Wrong
 from fmjax.models import Model
 from fmjax.objectives import SequenceToSequence
-from fmjax.objectives.objective import Documents, Examples
 from fmjax.step import eval_step, place
 from tests.objectives import tasks
 from tests.objectives.examples import END, SPECIAL, keeps_its_promise, text, vocabulary
@@ -43,8 +42,7 @@ def test_only_a_pair_without_any_text_weighs_nothing():
 
 
 def test_how_long_texts_are():
-  assert SequenceToSequence().layout(9, False) == Documents((("source", 9), ("target", None)))
-  assert OBJECTIVE.layout(9, False) == Documents((("source", 6), ("target", None)))
+  assert SequenceToSequence().sizes(9) == (9, 9) and OBJECTIVE.sizes(9) == (6, 9)
   kind, table = dict(kind="encoder_decoder"), dict(max_positions=5)
   assert not list(SequenceToSequence().model_laws(TransformerConfig(**kind, **table)))
   assert [key for key, *_ in OBJECTIVE.model_laws(TransformerConfig(**kind, **table))] == ["max_positions"]
@@ -75,7 +73,6 @@ def test_padding_and_pairs_without_text_change_no_loss(on):
 def test_a_prefix_stands_before_each_source():
   """Text of one string, so that the tokens at the seam are those of the whole."""
   objective, made = SequenceToSequence(prefix="translate: ", source_length=12), tasks.tokenizer("t5")
-  assert isinstance(objective.layout(16, False), Examples) and isinstance(OBJECTIVE.layout(16, False), Documents)
   (row,) = tasks.read(objective, [("the king", "hello")], 16, "t5")
   assert row["source"].tolist() == made.encode("translate: the king") and row["target"].tolist() == made.encode(
     "hello"
@@ -90,10 +87,24 @@ def test_the_extent_is_the_length_that_cuts_nothing():
   assert SequenceToSequence().extent(sizes) == 10 and SequenceToSequence(source_length=4).extent(sizes) == 6
 
 
+def test_a_pair_with_an_empty_text_is_left_out():
+  (row,) = tasks.read(OBJECTIVE, [("", "hello"), ("the king", ""), ("the king", "hello")], 16, "t5")
+  assert row["target"].tolist() == tasks.tokenizer("t5").encode("hello")
+
+
 def test_answers_end_where_the_text_does():
   made = tasks.tokenizer("t5")
-  row = dict(source=np.array(made.encode("the king"), np.int32), target=np.array(made.encode("hello"), np.int32))
+  (row,) = tasks.read(OBJECTIVE, [("the king", "hello")], 16, "t5")
   tokens = np.array([made.encode("hello the") + [made.end] + made.encode("king")])
   assert OBJECTIVE.answers([row], dict(tokens=tokens), made) == [dict(predicted="hello the", expected="hello")]
   prompt = SequenceToSequence(source_length=3).prompt(row, made.vocabulary(("pad",)), 8)
   assert prompt.tolist() == [*row["source"][:2], made.end]
+
+
+@pytest.mark.parametrize("target", ["a < b", "ein  Haus ", "\u4e2d\n\u6587"])
+def test_an_answer_is_held_against_the_text_and_not_against_what_the_tokenizer_kept(target):
+  made = tasks.tokenizer("t5")
+  assert made.decode(made.encode(target)) != target  # T5's pieces cannot say it
+  (row,) = tasks.read(OBJECTIVE, [("the king", target)], 64, "t5")
+  (answer,) = OBJECTIVE.answers([row], dict(tokens=row["target"][None]), made)
+  assert answer == dict(predicted=made.decode(made.encode(target)), expected=target)
