@@ -78,17 +78,20 @@ def read_baselines(folder) -> dict:
 
 
 def evaluate(args):
-  from fmjax import backend, judging, recipe
+  from fmjax import backend, judging, recipe, spec
 
   names = args.model or [args.workdir]
   if args.config is not None:
     tree = recipe.override(recipe.load_recipe(args.config), args.overrides)
     backend.start()
-    print(judging.untrained(names[0], tree, args.predictions, args.shots, args.template, args.label_texts))
+    if args.shots is None and args.template is None and args.label_texts is None and spec.has_head(names[0]):
+      print(judging.published(names[0], tree, args.predictions))
+    else:
+      print(judging.untrained(names[0], tree, args.predictions, args.shots, args.template, args.label_texts))
     return
   backend.start()
   if args.data is None:
-    print(judging.judge(names, args.overrides, args.predictions, args.beams, args.combine))
+    print(judging.judge(names, args.overrides, args.predictions, args.beams, args.combine, args.boost))
     return
   from fmjax.scoring import perplexity
 

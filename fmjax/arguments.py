@@ -47,6 +47,7 @@ def runs(command):
   which.add_argument("--workdir", metavar="DIR")
   which.add_argument("--model", action="append", metavar="SPEC", help=f"{SPEC}; several answer a task together")
   one.add_argument("--combine", metavar="HOW", help="of several models: average (the default), vote, or 0.5,0.3,0.2")
+  one.add_argument("--boost", metavar="FILE.npy", help="write what the next member should weigh each example by")
   one.add_argument(
     "--data", metavar="FILE", help='a text, or .jsonl of {"text": ...} or {"source": ..., "target": ...}'
   )
@@ -73,9 +74,9 @@ def check_eval(args):
   for wrong, what, fix in (
     (window and not text, "--length and --stride are the window over a text", "give --data=FILE too"),
     (text and args.overrides, "--data is a text by itself: it has no config", "leave --config.* or --data out"),
-    (text and (several or args.combine), "a text is evaluated by one model", "give one --model"),
+    (text and (several or args.combine or args.boost), "a text is evaluated by one model", "give one --model"),
     (asked and not task, "--shots, --template and --label_texts are of a task", "give --config=FILE too"),
-    (task and (args.workdir or text or several or args.combine or args.beams),
+    (task and (args.workdir or text or several or args.combine or args.beams or args.boost),
      "a task is answered without training by one --model", "leave the other words out"),
   ):  # fmt: skip
     if wrong:

@@ -331,7 +331,7 @@ def from_config_dict(tree, source: str = "the config") -> Config:
     cls, given = choose(name, table, given, problems)
     if name == "model" and made["objective"] and not is_whole(given):
       given = {**start.get(name, {}), **made["objective"].model_fields(), **given}
-    elif name == "data":
+    elif name in ("data", "objective"):
       given = {**start.get(name, {}), **given}
     made[name] = cls and build(cls, given, name + ".", problems)
   if None not in made.values() and len(made) == len(tables):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 from fmjax import decode, spec
 from fmjax.decode.prompts import positions
@@ -43,10 +44,11 @@ def trained(found: spec.Trained, prompt: str, options: dict):
   end, objective = found.tokenizer.end, found.config.objective
   if found.model.config.kind == "encoder_decoder":
     length = found.config.data.sequence_length
-    pad = found.tokenizer.vocabulary(objective.needs(length))["pad"]
-    ids = found.tokenizer.encode(getattr(objective, "prefix", "") + prompt)[: objective.sizes(length)[0] - 1]
-    options = dict(eos_token_id=end, pad_token_id=pad, decoder_start_token_id=pad) | options
-    return options, [*ids, end], None
+    known = found.tokenizer.vocabulary(objective.needs(length))
+    ids = found.tokenizer.encode(getattr(objective, "prefix", "") + prompt)
+    ids = objective.framed(np.array(ids, np.int32), objective.sizes(length)[0], known).tolist()
+    usual = dict(eos_token_id=end, pad_token_id=known["pad"], decoder_start_token_id=objective.start(known))
+    return usual | options, ids, None
   options = dict(do_sample=True, eos_token_id=end) | options
   return options, [end, *found.tokenizer.encode(prompt)], found.config.data.sequence_length
 

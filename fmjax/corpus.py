@@ -92,8 +92,11 @@ class Subsample(Branch):
   fraction: float = 1.0  # how many rows are drawn, of those that there are
   replace: bool = True  # a row may be drawn again: a bootstrap sample, of bagging (Breiman 1996)
   seed: int | None = None  # None: that of the rows' order
+  weights: str | None = None  # a .npy of a number for each row, by which rows are drawn; None: all alike
 
   def laws(self):
+    if self.weights is not None and not self.replace:
+      yield "weights", self.weights, "draw rows more than once: set data.subsample.replace=True"
     if self.fraction <= 0:
       yield "fraction", self.fraction, "must be positive"
     elif self.fraction > 1 and not self.replace:

@@ -1,7 +1,7 @@
 """Several models that answer as one, by the mean of what they say or by a vote.
 
 Averaged probabilities are those of deep ensembles (Lakshminarayanan et al. 2017, arXiv:1612.01474, section 2.4),
-votes those of bagging (Breiman 1996).
+votes those of bagging (Breiman 1996), and of boosting where a model is trained on what those before it got wrong.
 """
 
 import numpy as np
@@ -42,6 +42,28 @@ def combined(every: list[list[dict]], combine: str) -> list[dict]:
     raise FmjaxError("USAGE", "these answers are not to be combined so", got=f"--combine={combine}",
                      expected="classes, or numbers and no vote")  # fmt: skip
   return [of_numbers(answers, weights_M) for answers in zip(*every)]
+
+
+def boosted(every: list[list[dict]]) -> tuple[np.ndarray, np.ndarray]:
+  """(weights [B] of the examples, of sum 1, for the next member to train by; the weight [M] of each member's say).
+
+  SAMME (Hastie et al. 2009, Multi-class AdaBoost, algorithm 2) of the `answers` that each member, in their order,
+  gave to the examples that all are trained on. USAGE where a member makes no mistake, or as many as chance would.
+  """
+  expected = [one["expected"] for one in every[0]]
+  labels, says = len(labels_of(every[0][0])), []
+  weights_B = np.full(len(expected), 1 / len(expected))
+  for number, answers in enumerate(every):
+    wrong_B = np.array([one["predicted"] != label for one, label in zip(answers, expected, strict=True)])
+    error = float(weights_B @ wrong_B)
+    if not 0 < error < 1 - 1 / labels:
+      raise FmjaxError("USAGE", "a member is not to be boosted", got=f"model {number + 1} is wrong on {error:.1%}",
+                       expected=f"an error between 0 and chance, {1 - 1 / labels:.1%}, by the weights of its turn",
+                       fix="leave it out")  # fmt: skip
+    says.append(np.log((1 - error) / error) + np.log(labels - 1))
+    weights_B = weights_B * np.exp(says[-1] * wrong_B)
+    weights_B /= weights_B.sum()
+  return weights_B, np.array(says)
 
 
 def of_classes(answers: tuple[dict, ...], weights_M, vote: bool) -> dict:

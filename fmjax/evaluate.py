@@ -145,7 +145,7 @@ def generated(model, params, batches, size: int, **options) -> list[dict]:
   prompts = [objective.prompt(record, batches.vocabulary, length).tolist() for record in records]
   pad, source = batches.vocabulary.special.get("pad", end), model.config.kind == "encoder_decoder"
   usual = dict(eos_token_id=end, pad_token_id=pad)
-  options = (usual | dict(decoder_start_token_id=pad) if source else usual) | options
+  options = (usual | dict(decoder_start_token_id=objective.start(batches.vocabulary)) if source else usual) | options
   positions = None if source else model.config.max_positions
   most = None if positions is None else positions - positions // 4
   prompts = [prompt if most is None else prompt[-most:] for prompt in prompts]

@@ -1,17 +1,21 @@
 """A trained model on an eval split, in words: its losses, and a task's metrics with their intervals and answers."""
 
+import io
 import json
 import pathlib
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from fmjax import data, ensemble, recipe, spec, workdir
-from fmjax.assembly import eval_batches
+from fmjax.assembly import eval_batches, sized
 from fmjax.config import Config, from_config_dict, to_dict
 from fmjax.errors import FmjaxError
 from fmjax.evaluate import Answers, evaluate, generated, shown, step_of
+from fmjax.leaves import nested
 from fmjax.measures import tasks
+from fmjax.sharding import make_mesh
 
 WHERE = ("data.", "train.batch_size", "objective.")  # what may differ from the run's own config
 
@@ -26,12 +30,14 @@ class Judged(NamedTuple):
 
 
 def judge(
-  names: list[str], changes: dict[str, str], predictions: str | None, beams: int | None, combine: str | None = None
-) -> str:
+  names: list[str], changes: dict[str, str], predictions: str | None, beams: int | None, combine: str | None = None,
+  boost: str | None = None,
+) -> str:  # fmt: skip
   """What `fmjax eval` prints of the SPECs `names`; `changes` are words of its command line: {"data.eval_path": ...}.
 
   Of several, each and what they answer together, combined as `combine` says. A task's answers are written to the file
-  `predictions`, by default in the first run's folder.
+  `predictions`, by default in the first run's folder, and to the file `boost` the weights of the examples for the
+  next member.
   """
   if combine and len(names) == 1:
     raise FmjaxError("USAGE", "--combine is for several models", fix="give --model=SPEC for each of them")
@@ -40,6 +46,11 @@ def judge(
   found = spec.load(names[0])
   config = changed_config(names[0], found, changes)
   out = file_for(config, names, found, changes, predictions, beams)
+  if boost and (config.objective.name != "classification" or config.data.mixture is not None):
+    raise FmjaxError(
+      "USAGE", "members that tell the class of one source's texts are boosted", fix="leave --boost out"
+    )
+  weights = boost and free(boost)
   first = evaluated(names[0], found, config, changes, beams)
   if not first.answers:
     return "\n".join(told_of(first.row))
@@ -49,11 +60,46 @@ def judge(
     every.append(evaluated(name, found, changed_config(name, found, changes), changes, beams))
   answers = {source: shown(first.sources[source], one) for source, one in first.answers.items()}
   if len(names) == 1:
+    told = in_words(config.objective, answers, first.row)
+  else:
+    answers = of_all(every, answers, combine or ensemble.AVERAGE)
+    told = side_by_side(names, every, answers, combine)
+  told = [*told, *boosted(weights, every)] if weights else told
+  write(out, answers)
+  return "\n".join([*told, "", f"predictions  {out}"])
+
+
+def published(name: str, tree: dict, predictions: str | None) -> str:
+  """What `fmjax eval` prints of a published model that has a head for the task of a recipe's `tree`.
+
+  The recipe's model, and what it starts from, are not looked at.
+  """
+  out = None if predictions is None else free(predictions)
+  config = from_config_dict(task_in(tree) | dict(init_from=name), "the task's config")
+  prepared = data.prepare(config.data, config.objective)
+  config = sized(config, prepared)
+  mesh = make_mesh(config.mesh)
+  with jax.set_mesh(mesh):
+    model = config.objective.model(config.model)
+    begun = spec.start(config, model, prepared.tokenizer)
+  if begun.fresh:
+    raise FmjaxError("CHECKPOINT_MISMATCH", "the model has no parameters for this task", where=name,
+                     got=f"none for {', '.join(sorted(begun.fresh)[:4])}",
+                     fix="give a model that was trained for it, or train this one: fmjax train --config=RECIPE "
+                     f"--config.init_from={name}")  # fmt: skip
+  found = spec.Trained(config, model, nested(begun.params), prepared.tokenizer, mesh, dict(step=0))
+  judged = told_by(name, found, config, prepared)
+  answers = {source: shown(judged.sources[source], one) for source, one in judged.answers.items()}
+  lines = in_words(config.objective, answers, judged.row)
+  if out is not None:
     write(out, answers)
-    return "\n".join([*in_words(config.objective, answers, first.row), "", f"predictions  {out}"])
-  together = of_all(every, answers, combine or ensemble.AVERAGE)
-  write(out, together)
-  return "\n".join([*side_by_side(names, every, together, combine), "", f"predictions  {out}"])
+    lines += ["", f"predictions  {out}"]
+  return "\n".join(lines)
+
+
+def task_in(tree: dict) -> dict:
+  """What of a recipe says a task, and not a model."""
+  return {key: tree[key] for key in ("objective", "data", "seed", "mesh") if key in tree}
 
 
 def untrained(
@@ -67,8 +113,7 @@ def untrained(
   from fmjax.scoring import shots as scoring
 
   scoring.check_task(tree)
-  kept = {key: tree[key] for key in ("objective", "data", "seed") if key in tree}
-  config = from_config_dict(kept | dict(model=dict(kind="encoder")), "the task's config")
+  config = from_config_dict(task_in(tree) | dict(model=dict(kind="encoder")), "the task's config")
   out = None if predictions is None else free(predictions)
   texts = [key for key in scoring.columns_of(config.objective) if key not in ("label", "choices")]
   template = "\n".join(f"{{{key}}}" for key in texts) if template is None else template.replace("\\n", "\n")
@@ -107,9 +152,24 @@ def file_for(config: Config, names, found, changes, predictions: str | None, bea
   return None
 
 
+def boosted(path: pathlib.Path, every: list[Judged]) -> list[str]:
+  """Writes the weights of the examples; lines that say where they are and how the members are combined."""
+  weights_B, says_M = ensemble.boosted([next(iter(one.answers.values())) for one in every])
+  path.parent.mkdir(parents=True, exist_ok=True)
+  np.save(content := io.BytesIO(), weights_B)
+  workdir.write_bytes(path, content.getvalue())
+  return ["", f"next member  --config.data.subsample.weights={path}",
+          f"together     --combine={','.join(f'{say:.4f}' for say in says_M)}"]  # fmt: skip
+
+
 def evaluated(name: str, found, config: Config, changes: dict[str, str], beams: int | None) -> Judged:
   prepared = data.prepare(config.data, config.objective)
   check(found, prepared, changes)
+  return told_by(name, found, config, prepared, beams)
+
+
+def told_by(name: str, found, config: Config, prepared, beams: int | None = None) -> Judged:
+  """What `found` says of the eval splits of `prepared`."""
   sources = eval_batches(prepared, config)
   if not sources:
     raise FmjaxError("DATA_BAD", "there is no text to evaluate on", where=name, got="an empty eval split",

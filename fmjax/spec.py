@@ -239,9 +239,10 @@ def sent(found: Trained) -> dict:
 
 def answering(said: dict, found: Trained) -> dict:
   """A published config.json or generation_config.json, with how the targets of `found` begin since it was trained."""
-  pad = found.tokenizer.vocabulary(found.config.objective.needs(found.config.data.sequence_length))["pad"]
-  kept = {key: value for key, value in said.items() if key != "forced_bos_token_id"}
-  return kept | dict(decoder_start_token_id=pad, pad_token_id=pad) if said else said
+  objective = found.config.objective
+  known = found.tokenizer.vocabulary(objective.needs(found.config.data.sequence_length))
+  kept = {key: value for key, value in said.items() if key != "forced_bos_token_id" or objective.framing == "bart"}
+  return kept | dict(decoder_start_token_id=objective.start(known), pad_token_id=known["pad"]) if said else said
 
 
 def published(path: str, adapter: str | None, mesh: MeshConfig | None, **task) -> Trained:
@@ -299,12 +300,21 @@ def start(config: Config, model, tokenizer=None) -> Start:
   if config.init_layers is not None:
     given = of_layers(given, config.init_layers, found.model.config)
   common = {path: x for path, x in given.items() if path in wanted}
+  check_beside(config, given.keys() - common.keys() - alone.declarations().keys())
   if differing := [path for path, x in common.items() if x.shape != wanted[path].shape]:
     raise mismatch(config, differing, common, wanted)
   if any(path.startswith("head/") for path in common):
     labels.check(config, found)
   fresh = frozenset(wanted.keys() - common.keys())
   return Start(common, fresh, tuple(sorted(given.keys() - common.keys())), fingerprint(config.init_from, found))
+
+
+def check_beside(config: Config, beside: set[str]):
+  """CHECKPOINT_MISMATCH where parameters stand beside the model that a run starts from, which cannot be merged."""
+  if beside:
+    raise FmjaxError("CHECKPOINT_MISMATCH", f"what {config.init_from} has put beside its model would be lost",
+                     where=config.init_from, got=", ".join(sorted(beside)[:3]),
+                     expected="a run of which all merges: adapt.name=full, head, bitfit, lora or ia3")  # fmt: skip
 
 
 def check_tokens(learnt, own):
@@ -353,6 +363,18 @@ def task_of(found) -> str:
   from fmjax.interop.family import find_head
 
   return find_head(find_family(found.hf_config, "config.json"), found.hf_config)[1].task
+
+
+def has_head(name: str) -> bool:
+  """Whether the SPEC `name` is a published model with a head for a task of labelled records."""
+  if (folders := folders_of(name)) is None:
+    return False
+  from fmjax.interop.families import find_family
+  from fmjax.interop.family import find_head
+  from fmjax.interop.pretrained import read_folder
+
+  folder, hf = read_folder(folders[0])
+  return find_head(find_family(hf, folder / "config.json"), hf)[1].task in ("sequence", "token", "qa", "choice")
 
 
 def mismatch(config, differing, given, wanted) -> FmjaxError:

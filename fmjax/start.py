@@ -8,7 +8,7 @@ OUTPUT = dict(output_transform=False, output_bias=False)  # what only a model th
 
 
 def fields_of(name: str, objective: str, layers=None) -> dict:
-  """{"model", "data"}: the fields of a config for `objective` that the SPEC `name` decides, where no recipe does.
+  """{"model", "data", "objective"}: fields of a config for `objective` that the SPEC `name` decides, if unset.
 
   `layers` is what the config says as init_layers.
   """
@@ -45,7 +45,7 @@ def of_model(name: str, objective: str, task: str) -> dict:
   """`fields_of` of a whole model."""
   name = spec.parts_of(name)[0]
   if (folders := spec.folders_of(name)) is not None:
-    return of_folder(folders[0], task)
+    return of_folder(folders[0], objective, task)
   home, tree = spec.read_config(name)
   model = dict(tree["model"], preset=None)
   if tree["objective"]["name"] != objective:
@@ -56,10 +56,11 @@ def of_model(name: str, objective: str, task: str) -> dict:
       model |= OUTPUT
     if task in ("token", "qa"):
       model["pooler"] = None  # is of one token
-  return dict(model=model, data=dict(tokenizer=str(home / "tokenizer")))
+  framing = {} if objective != "seq2seq" else {"framing": tree["objective"].get("framing", "t5")}
+  return dict(model=model, data=dict(tokenizer=str(home / "tokenizer")), objective=framing)
 
 
-def of_folder(path: str, task: str) -> dict:
+def of_folder(path: str, objective: str, task: str) -> dict:
   """`fields_of` of a folder in Hugging Face's layout: those of its family's class for the task."""
   from fmjax.interop.families import find_family
   from fmjax.interop.family import class_for, read_config
@@ -72,7 +73,8 @@ def of_folder(path: str, task: str) -> dict:
     raise FmjaxError("CONFIG", f"{family.model_type} has no class for the task {task!r}", where="init_from",
                      fix="start from another family, or choose another objective")  # fmt: skip
   model = to_dict(read_config(family, name, hf))
-  fields = dict(model=model, data={})
+  framed = objective == "seq2seq" and family.model_type == "bart"
+  fields = dict(model=model, data={}, objective=dict(framing="bart") if framed else {})
   if spec.has_tokenizer(folder):
     fields["data"]["tokenizer"] = str(folder)
   return fields

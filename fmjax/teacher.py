@@ -60,6 +60,8 @@ def task_rows(config: Config, found: spec.Trained, its):
     yield f"kind: the teacher is of model.kind={its.kind}, the student of {own.kind}"
   if config.distillation.attention_weight and (its.N != own.N or its.positions == "relative"):
     yield f"attention: the teacher has {its.N} heads and positions={its.positions}, the student {own.N} heads"
+  if config.distillation.attention_weight and its.windows[-1] != own.windows[-1]:
+    yield f"attention: the teacher's last window is {its.windows[-1]}, the student's {own.windows[-1]}"
   if objective.task in OUTPUT:
     if its.V != own.V:
       yield f"vocabulary: the teacher has {its.V:,} tokens, the student {own.V:,}: set model.V={its.V}"

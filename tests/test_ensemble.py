@@ -63,6 +63,46 @@ def test_numbers_are_averaged():
   assert together(one, other, how="2,1") == dict(predicted=2.0, expected=2.0)
 
 
+def told(wrong: str, labels="ab"):
+  """Answers to "a" each, wrong where `wrong` has an x."""
+  return [answer(*([0.2, 0.8] if mark == "x" else [0.8, 0.2]), *[0.0] * (len(labels) - 2)) for mark in wrong]
+
+
+def test_a_member_is_weighed_by_its_error_and_an_example_by_who_was_wrong_on_it():
+  """By hand: an error of 1/4 has the odds of 3, so what is wrong counts three times; then it is half of all."""
+  weights_B, says_M = ensemble.boosted([told("x...")])
+  np.testing.assert_allclose(weights_B, [1 / 2, 1 / 6, 1 / 6, 1 / 6])
+  np.testing.assert_allclose(says_M, [np.log(3)])
+  weights_B, says_M = ensemble.boosted([told("x..."), told(".x..")])
+  np.testing.assert_allclose(weights_B, np.array([3, 5, 1, 1]) / 10)  # an error of 1/6: odds of 5
+  np.testing.assert_allclose(says_M, np.log([3, 5]))
+  _, says_M = ensemble.boosted([told("x...", labels="abc")])
+  np.testing.assert_allclose(says_M, [np.log(3) + np.log(2)])
+
+
+def test_boosting_of_stumps_is_that_of_scikit_learn():
+  from sklearn.ensemble import AdaBoostClassifier
+  from sklearn.tree import DecisionTreeClassifier
+
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(300, 4)), rng.integers(3, size=300)
+  x[np.arange(300), y] += 1
+  theirs = AdaBoostClassifier(DecisionTreeClassifier(max_depth=1), n_estimators=5, random_state=0).fit(x, y)
+  every = [
+    [dict(predicted="abc"[p], expected="abc"[label], probabilities=dict(a=0, b=0, c=0)) for p, label in zip(own, y)]
+    for own in (one.predict(x) for one in theirs.estimators_)
+  ]
+  weights_B, says_M = ensemble.boosted(every)
+  np.testing.assert_allclose(says_M, theirs.estimator_weights_, rtol=1e-6)
+  assert weights_B.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("wrong", ["....", "xx..", "xxxx"])
+def test_a_member_that_is_perfect_or_no_better_than_chance_is_not_boosted(wrong):
+  with pytest.raises(FmjaxError, match=f"wrong on {wrong.count('x') * 25}"):
+    ensemble.boosted([told(wrong)])
+
+
 def test_a_mean_of_independent_models_is_better_than_each():
   rng = np.random.default_rng(0)
   right = rng.integers(3, size=400)

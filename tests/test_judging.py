@@ -114,6 +114,27 @@ def test_several_runs_answer_together(run, tmp_path, capsys, how):
   assert rows[-1][:3] == [how or "average", "of", "2"] and rows[0][0] == str(home)
 
 
+def test_a_member_is_trained_on_what_those_before_it_got_wrong(run, tmp_path, capsys):
+  home, train = run[0], run[0].parent / "train.tsv"
+  file, words = tmp_path / "weights.npy", [f"--config.data.eval_path={train}", f"--predictions={tmp_path}/all.jsonl"]
+  assert main(["eval", f"--model={home}", *words, f"--boost={file}"]) == 0
+  shown = capsys.readouterr().out
+  wrong = np.array([one["predicted"] != one["expected"] for one in metrics.read(tmp_path / "all.jsonl")])
+  assert 0 < wrong.sum() < 12 and f"--config.data.subsample.weights={file}" in shown
+  assert f"--combine={np.log((24 - wrong.sum()) / wrong.sum()):.4f}" in shown
+  weights = np.load(file)
+  np.testing.assert_allclose([weights[wrong].sum(), weights[~wrong].sum()], 0.5)
+  more = [f"--config={home.parent}/recipe.py", f"--config.data.path={train}", f"--workdir={tmp_path}/next",
+          f"--config.data.eval_path={home.parent}/dev.tsv", f"--config.data.subsample.weights={file}"]  # fmt: skip
+  assert main(["train", *more]) == 0
+  np.save(file, weights[::-1])
+  capsys.readouterr()
+  assert main(["train", f"--workdir={tmp_path}/next", "--config.train.steps=3"]) == 65
+  assert "DATA_CHANGED" in capsys.readouterr().err
+  assert main(["eval", f"--model={home}", *words, f"--boost={file}"]) == 64
+  assert main(["eval", f"--model={home}", f"--data={train}", f"--boost={tmp_path}/b.npy"]) == 64
+
+
 def test_combining_is_for_several_models(run, capsys):
   home, _ = run
   assert main(["eval", f"--model={home}", "--combine=vote"]) == 64

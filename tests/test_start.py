@@ -240,3 +240,39 @@ def test_a_metric_that_only_generated_texts_have_does_not_stop_a_run():
   with pytest.raises(FmjaxError, match="train.stop"):
     from_config_dict(tree | dict(train=dict(eval_every=1, stop=("bleu", 2))))
   assert from_config_dict(tree | dict(train=dict(eval_every=1, stop=("loss", 2)))).train.stop == ("loss", 2)
+
+
+def test_a_bart_frames_its_texts_as_it_was_pretrained():
+  def framing(folder, **said):
+    tree = dict(
+      init_from=f"hf:{GOLDEN / folder}", objective=dict(name="seq2seq", **said), data=dict(sequence_length=32)
+    )
+    return from_config_dict(tree).objective.framing
+
+  assert framing("bart/BartForConditionalGeneration") == "bart"
+  assert framing("bart/BartForConditionalGeneration", framing="t5") == "t5"
+  assert framing("t5/T5ForConditionalGeneration") == framing("marian/MarianMTModel") == "t5"
+
+
+@pytest.mark.parametrize(
+  "name, fields", [("prompt", 'name="prompt", length=3'), ("mixout", 'name="full", mixout=0.5')]
+)
+def test_a_run_with_something_beside_its_model_is_resumed_and_read(folder, capsys, name, fields):
+  recipe = (folder / "task.py").read_text().replace('name="lora", rank=2, dropout=0.1', fields)
+  (folder / f"{name}.py").write_text(recipe)
+
+  def train(home, *more):
+    return main(["train", f"--config={folder / name}.py", f"--workdir={folder / home}", *more])
+
+  assert train(name) == 0
+  assert train(f"{name}-again", "--config.train.steps=2") == 0 and train(f"{name}-again") == 0
+  one, other = params(folder / name), params(folder / f"{name}-again")
+  assert one.keys() == other.keys() and not [path for path in one if "mixout" in path]
+  assert all(np.array_equal(x, other[path]) for path, x in one.items())
+  assert rows(folder, name)[-1]["eval/loss"] == rows(folder, f"{name}-again")[-1]["eval/loss"]
+  assert main(["eval", f"--model={folder / name}"]) == 0
+  said = f"{rows(folder, name)[-1]['eval/loss']:.6f}"
+  assert said in capsys.readouterr().out
+  status = train(f"{name}-on", f"--config.init_from={folder / name}", "--config.train.steps=1")
+  assert status == (65 if name == "prompt" else 0)
+  assert ("would be lost" in capsys.readouterr().err) == (name == "prompt")

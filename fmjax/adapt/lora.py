@@ -40,7 +40,7 @@ class LoRA(Method):
     alpha = 2 * self.rank if self.alpha is None else self.alpha
     return alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
-  def added(self, declarations, shapes):
+  def added(self, declarations, shapes, config):
     found = {}
     for path in chosen(self.targets, declarations):
       declared = declarations[path]

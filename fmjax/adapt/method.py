@@ -47,8 +47,8 @@ class Method(Branch):
     """Whether the model's own parameter trains."""
     return False
 
-  def added(self, declarations: dict[str, Declaration], shapes: dict[str, tuple]) -> dict[str, Added]:
-    """Path -> what is put beside the model's own parameters, which have these shapes."""
+  def added(self, declarations: dict[str, Declaration], shapes: dict[str, tuple], config) -> dict[str, Added]:
+    """Path -> what is put beside the parameters of a model, of these shapes and of this TransformerConfig."""
     return {}
 
   def model_laws(self, model):
@@ -81,7 +81,9 @@ class Adaptation:
   def extra(self, declarations) -> dict[str, Added]:
     shapes = {path: x.shape for path, x in by_path(jax.eval_shape(self.model.init, jax.random.key(0))).items()}
     own = {path: one for path, one in declarations.items() if not path.startswith(self.model.resting)}
-    return self.method.added(own, shapes)
+    found = self.method.added(own, shapes, self.model.config)
+    # What is new has no start to go back to, and members of a study begin it apart.
+    return {path: one for path, one in found.items() if path.partition("_mixout")[0] not in self.fresh}
 
   def trains(self, path: str, declared: Declaration | None) -> bool:
     if path.startswith(self.model.resting) or path.endswith(f"/{FIXED}"):

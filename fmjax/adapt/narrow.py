@@ -51,7 +51,7 @@ class Bottleneck(Method):
   def trains(self, path, declared):
     return self.norms and path.rpartition("/")[0].endswith("norm") and path.startswith(("blocks/", "encoder/blocks/"))
 
-  def added(self, declarations, shapes):
+  def added(self, declarations, shapes, config):
     found = {}
     for path in chosen(self.after, declarations):
       layers = stacked(declarations[path])
@@ -80,7 +80,7 @@ class IA3(Method):
     if not self.outs and not self.ins:
       yield "outs", self.outs, "names no matrix, and so does adapt.ins"
 
-  def added(self, declarations, shapes):
+  def added(self, declarations, shapes, config):
     found = {}
     for side in ("ins", "outs"):
       for path in chosen(getattr(self, side), declarations):
@@ -122,14 +122,13 @@ class Prompt(Method):
     if model.kind == "decoder":
       yield "name", self.name, "is for text that is read both ways, not for model.kind=decoder: set adapt.name=prefix"
 
-  def added(self, declarations, shapes):
+  def added(self, declarations, shapes, config):
     stack = "encoder/" if any(path.startswith("encoder/") for path in declarations) else ""
     _, width = declarations["embed/tokens"].letters
-    rows, size = shapes["embed/tokens"]
-    shape = (self.length, size)
+    shape = (self.length, shapes["embed/tokens"][1])
 
     def make(key, params, where):
-      return params["embed/tokens"].at[jax.random.randint(key, (self.length,), 0, rows)].get(out_sharding=where)
+      return params["embed/tokens"].at[jax.random.randint(key, (self.length,), 0, config.V)].get(out_sharding=where)
 
     return {f"{stack}embed/prompt/rows": Added(Declaration("P" + width, "P", width, "embedding"), shape, make)}
 
@@ -147,7 +146,7 @@ class Prefix(Method):
   def laws(self):
     yield from at_least(self, 1, "length")
 
-  def added(self, declarations, shapes):
+  def added(self, declarations, shapes, config):
     found = {}
     for path in chosen((r"(encoder/)?blocks/attention/k",), declarations):
       layers, module = stacked(declarations[path]), path.rpartition("/")[0]

@@ -27,7 +27,7 @@ class Full(Method):
   def trains(self, path, declared):
     return True
 
-  def added(self, declarations, shapes):
+  def added(self, declarations, shapes, config):
     found = {}
     for path in [path for path in matrices(declarations) if "blocks/" in path] if self.mixout else ():
       layers = shapes[path][:1] if declarations[path].letters.startswith("L") else ()

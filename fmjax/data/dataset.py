@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from fmjax.corpus import DataConfig
-from fmjax.data import cache, preparation, streams
+from fmjax.data import cache, preparation, streams, weights
 from fmjax.data import rows as rows_of
 from fmjax.data.preparation import Tokens
 from fmjax.data.progress import Progress
@@ -196,6 +196,9 @@ def prepare(config: DataConfig, objective: Objective | None = None, runner=None)
     if not one.examples:
       raise too_short(config, one)
   name, facts = fingerprint(every, config.mixture is not None), facts_of(config, tokenizer, splits)
+  if config.subsample is not None and config.subsample.weights is not None:
+    weights.shares(config.subsample.weights, splits["train"][0].examples)  # refused before anything is compiled
+    name += f" weights:{weights.digest(config.subsample.weights)}"
   return Prepared(config, objective, tokenizer, splits, name, facts)
 
 
@@ -264,9 +267,10 @@ def facts_of(config: DataConfig, tokenizer: Tokenizer, splits) -> dict:
 
 
 def column(split: Split) -> dict:
-  """Counts of the field that the objective predicts: the last one; of examples of the first, which is their text."""
-  field = split.fields[0 if isinstance(split.layout, Examples) else -1]
-  return split.tokens.facts["columns"][f"{split.split}-{field}"]
+  """Counts of the field that the objective predicts: the last one; of examples, of all that is text."""
+  fields = split.layout.encoder.counted if isinstance(split.layout, Examples) else split.fields[-1:]
+  every = [split.tokens.facts["columns"][f"{split.split}-{field}"] for field in fields]
+  return every[0] | dict(tokens=sum(one["tokens"] for one in every))
 
 
 def too_short(config: DataConfig, split: Split) -> FmjaxError:

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from fmjax.corpus import Subsample
+from fmjax.data import weights
 from fmjax.data.dataset import Prepared, Split
 from fmjax.data.mixture import Mixture
 from fmjax.data.rows import fields_of
@@ -42,6 +43,7 @@ class Order:
     self.seed = spread(seed, number)
     own = None if subsample is None else subsample.seed
     self.draws = spread(seed if own is None else own, number, DRAWS)
+    self.shares = None if subsample is None or subsample.weights is None else weights.shares(subsample.weights, rows)
 
   def __getitem__(self, number: int) -> int:
     from grain.experimental import index_shuffle
@@ -52,7 +54,8 @@ class Order:
     if self.subsample is None:
       return place
     if self.subsample.replace:
-      return xxhash.xxh3_64_intdigest(struct.pack("<q", place), self.draws) % self.rows
+      drawn = xxhash.xxh3_64_intdigest(struct.pack("<q", place), self.draws)
+      return drawn % self.rows if self.shares is None else int(np.searchsorted(self.shares, drawn / 2**64, "right"))
     return index_shuffle(place, max_index=self.rows - 1, seed=self.draws, rounds=4)
 
 

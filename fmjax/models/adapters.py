@@ -5,6 +5,8 @@ up, up_bias}, and `q_mixout` {fixed} with `q_mixout_rate` {fixed}; beside keys a
 embeddings `prompt` {rows}.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -43,8 +45,10 @@ def prompted(layer, x, letters: str):
   """`x` of `letters`, those of a batch of texts, with the prompt's rows before each text's."""
   if (own := beside(layer, "prompt")) is None:
     return x
-  shape = (x.shape[0], *own["rows"].shape)
-  rows = jnp.broadcast_to(flow(own["rows"], "P" + letters[2:])[None], shape, out_sharding=flowing(letters, shape))
+  rows, shape = flow(own["rows"], "P" + letters[2:]), (x.shape[0], *own["rows"].shape)
+  if layer.config.embedding_scale:
+    rows *= jnp.asarray(math.sqrt(layer.config.D), layer.dtype)
+  rows = jnp.broadcast_to(rows[None], shape, out_sharding=flowing(letters, shape))
   return jnp.concatenate([rows, flow(x, letters)], 1)
 
 

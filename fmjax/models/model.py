@@ -175,7 +175,7 @@ class Model:
     declared = {path.removeprefix("blocks/"): one for path, one in self.declarations().items()}
 
     def one(path, x):
-      if declared[path].kind != "matrix":
+      if path not in declared or declared[path].kind != "matrix":  # what an adapter has put there stays
         return path, x
       ins = len(declared[path].ins)
       return path + linear.TURNED, jnp.transpose(x, (*range(ins, x.ndim), *range(ins)))

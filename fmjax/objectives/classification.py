@@ -38,6 +38,10 @@ class TextEncoder(Encoder):
   def fields(self) -> tuple[str, ...]:
     return *self.texts_read, "label"
 
+  @property
+  def counted(self) -> tuple[str, ...]:
+    return self.texts_read
+
   def texts(self, record: tuple) -> list[str]:
     return [value for value in record[:-1] if isinstance(value, str)]
 

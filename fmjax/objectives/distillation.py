@@ -119,7 +119,7 @@ class Distilled:
     known = jax.lax.stop_gradient(params[TEACHER])
     theirs = model.teacher.apply(known, batch, hiddens=hiddens)
     pair = Side(model, params, own.hidden), Side(model.teacher, known, theirs.hidden)
-    apart = self.of_scores(*pair, batch)
+    apart = self.of_scores(*pair, batch, key if train else None)
     total, metrics = (1 - how.weight) * total + how.weight * apart, dict(metrics, distillation=apart)
     if how.attention_weight:
       gazes = model.gaze(params, own.hiddens, batch), model.teacher.gaze(known, theirs.hiddens, batch)
@@ -130,14 +130,15 @@ class Distilled:
       total, metrics = total + how.hidden_weight * apart, dict(metrics, hidden=apart)
     return total, weight, metrics
 
-  def of_scores(self, own: Side, theirs: Side, batch: dict):
-    """The sum of what tells scores apart, each place with its weight in the batch."""
+  def of_scores(self, own: Side, theirs: Side, batch: dict, key=None):
+    """The sum of what tells scores apart, each place with its weight in the batch; `key` is the student's."""
     if self.objective.task not in ("sequence", "token"):
       own, theirs = (
         side._replace(hidden_BTD=self.objective.answering(side.hidden_BTD, batch)) for side in (own, theirs)
       )
       return over_vocabulary(own, theirs, batch["weights"], self.how.temperature)
-    z, their_z = (side.model.classify(side.params, side.hidden_BTD, batch) for side in (own, theirs))
+    z = own.model.classify(own.params, own.hidden_BTD, batch, key)
+    their_z = theirs.model.classify(theirs.params, theirs.hidden_BTD, batch)
     return jnp.sum(batch["weights"] * divergence(z, their_z, self.how.temperature))
 
 

@@ -80,6 +80,11 @@ class Encoder:
   def fields(self) -> tuple[str, ...]:
     raise TypeError(f"{type(self).__name__} does not say what it makes")
 
+  @property
+  def counted(self) -> tuple[str, ...]:
+    """Those of `fields` that are the tokens of its texts."""
+    return self.fields[:1]
+
   def texts(self, record: tuple) -> list[str]:
     """What a tokenizer is trained on."""
     return [value for value in record if isinstance(value, str)]

@@ -36,6 +36,7 @@ class SpanEncoder(Encoder):
 
   columns = "id", "question", "context", "answers/text", "answers/answer_start"
   fields = "context", "question", "spans", "answer", "text", "id", "answers"
+  counted = "context", "question"
 
   def texts(self, record: tuple) -> list[str]:
     return [value for value in record[1:3] if isinstance(value, str)]

@@ -1,6 +1,7 @@
 """From one text to another: the objective of translation and summarisation, and of all pairs that are made of one."""
 
 import dataclasses
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,22 @@ from fmjax.objectives.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Pairs(TokenLoss):
-  """Objectives for an encoder_decoder: it reads a source, and tells its target."""
+  """Objectives for an encoder_decoder: it reads a source, and tells its target.
+
+  Where `framing` is "t5" a decoder starts from `pad`, as Marian's does too; where it is "bart" it starts from `end`,
+  and each text begins with `bos` (Lewis et al. 2019, arXiv:1910.13461, as in their code).
+  """
+
+  framing = "t5"
+
+  def start(self, vocabulary: Vocabulary) -> int:
+    """The token that the decoder starts from."""
+    return vocabulary.end if self.framing == "bart" else vocabulary["pad"]
+
+  def framed(self, text: np.ndarray, size: int, vocabulary: Vocabulary) -> np.ndarray:
+    """The text between what stands before and behind it, cut where it leaves that no room in `size` tokens."""
+    front = [vocabulary["bos"]] if self.framing == "bart" else []
+    return np.concatenate([front, text[: size - 1 - len(front)], [vocabulary.end]]).astype(np.int32)
 
   def sizes(self, length: int) -> tuple[int, int]:
     """(tokens of a source, of a target), each with its `end`."""
@@ -23,16 +39,16 @@ class Pairs(TokenLoss):
   def pair(self, source: np.ndarray, target: np.ndarray, vocabulary: Vocabulary, length: int) -> dict:
     """source_tokens, source_segments [S]; tokens, targets, weights [T], of a source and a target without `end`.
 
-    Both are closed by `end`, and cut where they leave it no room; the decoder starts with `pad`, as T5's and
-    Marian's do. Where both are empty the weights are 0, but the source still has its `end`: queries need a key.
+    Both are closed by `end`, and cut where they leave it no room. Where both are empty the weights are 0, but the
+    source still has its `end`: queries need a key.
     """
     S, T = self.sizes(length)
     pad, weight = vocabulary["pad"], np.float32(len(source) + len(target) > 0)
-    source, target = (np.append(text[: size - 1], vocabulary.end) for text, size in ((source, S), (target, T)))
+    source, target = (self.framed(text, size, vocabulary) for text, size in ((source, S), (target, T)))
     return dict(
       source_tokens=padded(source, S, pad),
       source_segments=(np.arange(S) < len(source)).astype(np.int32),
-      tokens=padded(np.append(pad, target[:-1]), T, pad),
+      tokens=padded(np.append(self.start(vocabulary), target[:-1]), T, pad),
       targets=padded(target, T, pad),
       weights=weight * (np.arange(T) < len(target)),
     )
@@ -59,6 +75,7 @@ class PairEncoder(Encoder):
 
   columns = "source", "target"
   fields = "source", "target", "reference"
+  counted = "source", "target"
 
   def encode(self, records, tokenizer):
     pairs = [
@@ -81,9 +98,9 @@ class SequenceToSequence(Pairs):
   name: str = "seq2seq"
   source_length: int | None = None  # tokens of a source; None: data.sequence_length, as a target has
   prefix: str = ""  # of each source, as text
+  framing: Literal["t5", "bart"] = "t5"  # where a recipe does not say, that of the model that it starts from
   language: str = ""  # of the targets: BLEU cuts zh, ja and ko into words in ways of their own
 
-  shortest = 2
   generates = True
   judged_by = "bleu", "chrf", "rouge1", "rougel", "exact_match"
 
@@ -91,8 +108,12 @@ class SequenceToSequence(Pairs):
     yield from super().laws()
     yield from at_least(self, 1, "source_length")
 
+  @property
+  def shortest(self) -> int:
+    return 3 if self.framing == "bart" else 2
+
   def needs(self, length: int) -> tuple[str, ...]:
-    return ("pad",)
+    return ("pad", "bos") if self.framing == "bart" else ("pad",)
 
   def sizes(self, length: int) -> tuple[int, int]:
     return self.source_length or length, length
@@ -101,7 +122,8 @@ class SequenceToSequence(Pairs):
     return Examples(PairEncoder(self.prefix))
 
   def extent(self, sizes: dict[str, int]) -> int:
-    return max(sizes[name] + 1 for name in (("target",) if self.source_length else ("source", "target")))
+    around = 2 if self.framing == "bart" else 1
+    return around + max(sizes[name] for name in (("target",) if self.source_length else ("source", "target")))
 
   def transform(self, record: dict, rng: np.random.Generator, *, vocabulary: Vocabulary, length: int) -> dict:
     return self.pair(record["source"], record["target"], vocabulary, length)
@@ -112,8 +134,8 @@ class SequenceToSequence(Pairs):
       yield "max_positions", model.max_positions, f"reads more: objective.source_length={self.source_length}"
 
   def prompt(self, record: dict, vocabulary: Vocabulary, length: int) -> np.ndarray:
-    """The tokens of the source, with its `end`."""
-    return np.append(record["source"][: self.sizes(length)[0] - 1], vocabulary.end).astype(np.int32)
+    """The tokens of the source, as it is read in training."""
+    return self.framed(record["source"], self.sizes(length)[0], vocabulary)
 
   def answers(self, records, predicted, tokenizer) -> list[dict]:
     """What was generated of the sources, predicted["tokens"] [B, N], up to an end; and the targets as texts."""

@@ -26,6 +26,7 @@ MODELS = {
                           positions="relative"),
   "encoder": TransformerConfig(**SIZES, kind="encoder", positions="rotary", norm_place="post", embedding_norm=True,
                                R=32),
+  "scaled": TransformerConfig(**SIZES, kind="encoder", positions="rotary", embedding_scale=True),
   "albert": TransformerConfig(**SIZES, shared_layers=True, R=32),
 }  # fmt: skip
 ALL = ("q", "k", "v", "o", "up", "down")
@@ -39,6 +40,7 @@ KINDS = {
   "pfeiffer": dict(name="bottleneck", width=8, after=("down",), norms=False),
   "ia3": dict(name="ia3"),
   "prefix": dict(name="prefix", length=3),
+  "prompt": dict(name="prompt", length=3),
   "mixout": dict(name="full", mixout=0.4),
 }  # fmt: skip
 MERGED = ("lora", "lora-all", "dora", "ia3", "mixout")
@@ -47,9 +49,13 @@ RATE = dict(learning_rate=np.float32(1e-2))
 
 def cases(kinds):
   """(model, kind): every kind on one model, and one kind on every model; the others take minutes."""
-  quick = {("gpt", kind) for kind in kinds} | {(name, "lora-all") for name in MODELS}
-  every = [(name, kind) for name in MODELS if name != "encoder" for kind in kinds]
+  quick = {(model_for(kind), kind) for kind in kinds} | {(name, "lora-all") for name in MODELS}
+  every = [(name, kind) for name in MODELS if name not in ("encoder", "scaled") for kind in kinds]
   return [pytest.param(*one, marks=() if one in quick else pytest.mark.slow) for one in every]
+
+
+def model_for(kind: str) -> str:
+  return "t5" if kind == "prompt" else "gpt"
 
 
 def method(kind: str):
@@ -95,7 +101,7 @@ def hidden(model, params):
   return jax.jit(lambda params, batch: model.apply(params, batch).hidden)(params, place(batch(model)))
 
 
-@pytest.mark.parametrize(("name", "kind"), cases([kind for kind in KINDS if kind != "prefix"]))
+@pytest.mark.parametrize(("name", "kind"), cases([kind for kind in KINDS if kind not in ("prefix", "prompt")]))
 def test_an_adapted_model_begins_as_the_base(name, kind, one_device):
   adaptation, _, start = begun(name, kind)
   base = jax.jit(adaptation.model.init)(jax.random.key(0))
@@ -107,7 +113,7 @@ def test_an_adapted_model_begins_as_the_base(name, kind, one_device):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_rests_stays_and_all_that_trains_moves(kind, one_device):
-  adaptation, step, start = begun("gpt", kind)
+  adaptation, step, start = begun(model_for(kind), kind)
   state, resting = start(jax.random.key(0), {})
   before, kept = jax.device_get((state["params"], resting))
   state = dict(state, params=stirred(state["params"]))  # at zero, b gives a no gradient
@@ -135,12 +141,12 @@ def test_merged_equals_unmerged(name, kind, one_device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["lora-all", "dora", "bottleneck", "ia3", "prefix"])
+@pytest.mark.parametrize("kind", ["lora-all", "dora", "bottleneck", "ia3", "prefix", "prompt", "mixout"])
 def test_a_mesh_trains_what_one_device_does(kind, on):
   found = []
   for sizes in (dict(), dict(fsdp=2, tensor=2)):
     with on(**sizes):
-      adaptation, step, start = begun("llama", kind)
+      adaptation, step, start = begun("t5" if kind == "prompt" else "llama", kind)
       state, resting = start(jax.random.key(0), {})
       first = jax.device_get(state["params"])
       state = dict(state, params=stirred(state["params"]))
@@ -186,7 +192,7 @@ def prompted(name: str, length: int = 3):
   return model, nested(base), joined(*jax.jit(adaptation.init)(jax.random.key(1), base)[::-1])
 
 
-@pytest.mark.parametrize("name", ["t5", "encoder"])
+@pytest.mark.parametrize("name", ["t5", "encoder", "scaled"])
 def test_a_prompt_is_tokens_before_each_text(name, one_device):
   """As if they were the rows of the table of embeddings that it began with, where a token has no position."""
   model, base, whole = prompted(name)
@@ -218,6 +224,24 @@ def test_hidden_states_are_the_texts_alone_where_there_is_a_prompt(one_device):
   found = jax.jit(lambda params, batch: model.apply(params, batch, hiddens=True))(whole, place(of_texts(model)))
   assert found.hidden.shape == (8, 16, 64) and found.hiddens.shape == (3, 8, 16, 64)
   np.testing.assert_array_equal(found.hiddens[-1], found.hidden)  # of a model with its norms behind
+
+
+def test_a_step_of_mixout_is_of_other_entries_than_the_next(one_device):
+  adaptation, _, start = begun("gpt", "mixout")
+  state, resting = start(jax.random.key(0), {})
+  model, whole = adaptation.model, joined(resting, stirred(state["params"]))
+  rows = place(batch(model))
+  run = jax.jit(lambda key, train: model.apply(whole, rows, key=key, train=train).hidden, static_argnums=1)
+  one, other = run(jax.random.key(1), True), run(jax.random.key(2), True)
+  still = [run(jax.random.key(key), False) for key in (1, 2)]
+  assert np.abs(one - other).max() > 1e-3 and np.abs(one - still[0]).max() > 1e-3
+  np.testing.assert_array_equal(*still)
+
+
+def test_what_is_new_has_no_start_to_go_back_to(one_device):
+  adaptation = Adaptation(method("mixout"), Model(MODELS["gpt"]), frozenset({"blocks/feedforward/up"}))
+  beside = {path for path in adaptation.declarations() if "_mixout" in path}
+  assert beside and not [path for path in beside if path.startswith("blocks/feedforward/up_")]
 
 
 class Map(Layer):
@@ -258,18 +282,21 @@ def test_a_pattern_chooses_by_the_whole_path(one_device):
   assert paths == {"encoder/blocks/attention/q", "encoder/blocks/attention/v"}
 
 
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("kind", ["prefix", "bottleneck"])
-def test_a_cached_step_sees_what_the_whole_pass_sees(kind, one_device):
+def test_a_cached_step_sees_what_the_whole_pass_sees(kind, turned, one_device):
   adaptation, _, start = begun("llama", kind)
   state, resting = start(jax.random.key(0), {})
   model, params = adaptation.model, joined(resting, stirred(state["params"]))
   t_BT = jnp.asarray(batch(model)["tokens"][:, :6])
+  own = model.for_decoding(params) if turned else params
 
-  def both(params, t_BT):
+  def both(params, own, t_BT):
     full = model.apply(params, dict(tokens=t_BT)).hidden
-    cache = model.apply(params, dict(tokens=t_BT[:, :5]), cache=model.init_cache(8, 8)).cache
+    empty = model.init_cache(8, 8, stacked=not turned)
+    cache = model.apply(own, dict(tokens=t_BT[:, :5]), cache=empty).cache
     last = dict(tokens=t_BT[:, 5:], positions=jnp.full((8, 1), 5))
-    return full[:, 5], model.apply(params, last, cache=cache).hidden[:, 0]
+    return full[:, 5], model.apply(own, last, cache=cache).hidden[:, 0]
 
-  full, step = jax.jit(both)(params, t_BT)
+  full, step = jax.jit(both)(params, own, t_BT)
   np.testing.assert_allclose(step, full, rtol=0, atol=2e-5)

@@ -7,6 +7,8 @@ import pytest
 
 from fmjax.corpus import Subsample
 from fmjax.data.loader import Order
+from fmjax.errors import FmjaxError
+from fmjax.laws import Wrong
 
 ROWS = 1000
 
@@ -51,3 +53,30 @@ def test_a_subsamples_own_seed_draws_the_same_rows_in_the_order_of_each_run(repl
 
 def test_one_row_is_left_of_few():
   assert [len(one) for one in epochs(Subsample(0.01, replace=False), rows=3)] == [1, 1]
+
+
+def weighted(tmp_path, weights, **how):
+  np.save(tmp_path / "weights.npy", weights)
+  return Subsample(weights=str(tmp_path / "weights.npy"), **how)
+
+
+def test_rows_are_drawn_by_their_weights(tmp_path):
+  weights = np.arange(10.0) * (np.arange(10) != 4)
+  first, second = epochs(weighted(tmp_path, weights, fraction=2000.0), rows=10)
+  assert Counter(first) == Counter(second) and first != second
+  shares = np.bincount(first, minlength=10) / 20_000
+  np.testing.assert_allclose(shares, weights / weights.sum(), rtol=0, atol=0.012)  # 3.5 standard deviations
+  assert not shares[[0, 4]].any()
+
+
+@pytest.mark.parametrize("weights", [[1.0] * 9, [1.0] * 9 + [-1.0], [0.0] * 10, [1.0] * 9 + [np.nan], [["a"] * 10]])
+def test_weights_that_are_none_are_refused(tmp_path, weights):
+  with pytest.raises(FmjaxError, match="DATA_BAD.*(weights of the rows|array of numbers)"):
+    Order(10, 0, 0, weighted(tmp_path, weights))
+
+
+def test_a_file_of_weights_that_is_not_there_is_told():
+  with pytest.raises(FmjaxError, match="DATA_MISSING"):
+    Order(10, 0, 0, Subsample(weights="nowhere.npy"))
+  with pytest.raises(Wrong, match="replace=True"):
+    Subsample(weights="nowhere.npy", replace=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fmjax import spec
+from fmjax import metrics, spec
 from fmjax.__main__ import main
 from fmjax.interop import from_pretrained
 from fmjax.step import place
@@ -73,6 +73,25 @@ def test_a_run_goes_out_as_the_class_of_its_task(name, folders):
   assert np.abs(scores(ran, IDS)).max() > 1e-3
   card = (folders / f"{name}-hf" / "README.md").read_text()
   assert "| started from | hf:base |" in card and f"| adapted by | {name} |" in card
+
+
+def test_a_published_classifier_is_evaluated_by_a_recipe_that_says_the_task(folders, capsys):
+  assert main(["export", "--workdir=full", "--out=published"]) == 0
+  capsys.readouterr()
+  told = []
+  for words in (["--model=full"], ["--model=hf:published", "--config=recipe.py"]):
+    assert main(["eval", *words, f"--predictions={len(told)}.jsonl"]) == 0
+    told.append((capsys.readouterr().out.splitlines()[:-1], metrics.read(folders / f"{len(told)}.jsonl")))
+  (own, answers), (published, others) = told
+  assert published == own and "accuracy" in "".join(own)
+  for one, other in zip(answers, others, strict=True):
+    assert one | dict(probabilities=None) == other | dict(probabilities=None)
+    assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+  turned = '--config.objective.labels=("good", "bad")'
+  assert main(["eval", "--model=hf:published", "--config=recipe.py", turned]) == 65
+  assert "labels" in capsys.readouterr().err
+  assert main(["eval", "--model=hf:base", "--config=recipe.py"]) == 0  # by what it finds likely
+  assert "accuracy" in capsys.readouterr().out
 
 
 def test_a_lora_goes_out_alone_and_is_a_spec(folders, capsys):

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from fmjax.architecture import TransformerConfig
-from fmjax.objectives import Classification, Regression, Tagging
+from fmjax.objectives import Classification, MultipleChoice, Regression, Tagging
 from fmjax.step import loss_sums, place
 from tests.objectives import tasks
 
 LABELS, T = ("sad", "glad", "mad"), 16
 ONE, PAIR = Classification(labels=LABELS), Classification(labels=LABELS, pair=True)
 NUMBER = Regression(low=0.0, high=5.0)
+CHOICE = MultipleChoice(labels=("0", "1"))
 TEXTS = ["hello", "the king", "o romeo romeo wherefore art thou", "", "deny thy father", "a", "refuse", "thy name"]
 ROWS = [(text, LABELS[n % 3]) for n, text in enumerate(TEXTS)]
 
@@ -208,3 +209,23 @@ def test_what_goes_into_the_head_is_dropped_out_while_it_trains(name, one_device
   quiet = [objective.scores(model, params, batch, key, False) for key in (None, jax.random.key(0))]
   np.testing.assert_array_equal(*quiet)
   np.testing.assert_array_equal(still.classify(params, hidden_BTD, batch, jax.random.key(0)), plain)
+
+
+@pytest.mark.parametrize("objective", [ONE, NUMBER, Tagging(labels=("A", "B"), scheme=None), CHOICE], ids=str)
+def test_the_loss_drops_what_goes_into_its_head(objective, one_device, monkeypatch):
+  """In training alone, whatever the layers drop: they drop nothing here."""
+  model = tasks.model_of(objective, dropout=0.5)
+  params, apply = jax.jit(model.init)(jax.random.key(0)), type(model).apply
+  monkeypatch.setattr(type(model), "apply", lambda *a, key=None, train=False, **how: apply(*a, **how))
+  rows = {
+    "classification": [(text, "glad") for text in TEXTS],
+    "regression": [(text, 2.0) for text in TEXTS],
+    "tagging": [([text or "a"], ["B"]) for text in TEXTS],
+    "multiple_choice": [(text, ["yes", "no"], 1) for text in TEXTS],
+  }[objective.name]
+  batch = place(tasks.batch_of(objective, tasks.read(objective, rows, T), T))
+
+  def loss(seed, train):
+    return float(objective.loss(model, params, batch, jax.random.key(seed), train)[0])
+
+  assert abs(loss(1, True) - loss(2, True)) > 1e-3 and loss(1, False) == loss(2, False)

@@ -211,6 +211,19 @@ def last_values(model, params, hiddens_LBTD, p_BNTS):
   return norm(x, layer["feedforward_norm"]) if post else x
 
 
+def test_both_losses_are_of_the_same_scores(one_device, monkeypatch):
+  """Of a student whose head drops what goes into it: labels and teacher meet what is left."""
+  model, loss, _ = pair("classification", weight=1.0, dropout=0.5)
+  params, apply = jax.jit(model.init)(jax.random.key(0)), type(model).apply
+  for cls in {type(model), type(model.teacher)}:
+    monkeypatch.setattr(cls, "apply", lambda *a, key=None, train=False, **how: apply(*a, **how))
+  batch = place(batch_of("classification"))
+  one, other = (loss.loss(model, params, batch, jax.random.key(key), True)[2] for key in (1, 2))
+  assert abs(one["distillation"] - other["distillation"]) > 1e-3
+  quiet = [loss.loss(model, params, batch, jax.random.key(key), False)[2]["distillation"] for key in (1, 2)]
+  assert quiet[0] == quiet[1]
+
+
 def test_layers_meet_evenly():
   assert distillation.evenly(6, 12) == [0, 2, 4, 6, 8, 10, 12]
   assert distillation.evenly(4, 6) == [0, 1, 3, 4, 6]

@@ -1,5 +1,6 @@
 """Laws of pairs of texts: each closed, the target shifted, what does not fit cut, and padding not seen."""
 
+import dataclasses
 import functools
 
 import jax
@@ -50,6 +51,29 @@ def test_how_long_texts_are():
   assert [key for key, *_ in OBJECTIVE.model_laws(TransformerConfig(max_positions=8))] == ["kind"]
   with pytest.raises(Wrong):
     SequenceToSequence(source_length=0)
+
+
+def test_bart_frames_both_texts_and_starts_from_the_end():
+  """As transformers' `shift_tokens_right` of BART's labels, whose texts its tokenizer frames."""
+  objective, made = SequenceToSequence(framing="bart", source_length=6), tasks.tokenizer("roberta")
+  (row,) = tasks.read(objective, [("hello the king", "hello")], 8, "roberta")
+  batch = {name: x[0].tolist() for name, x in tasks.batch_of(objective, [row], 8, "roberta").items()}
+  source, target = (made(text)["input_ids"][0].tolist() for text in ("hello the king", "hello"))
+  bos, end, pad = (made.special[name] for name in ("bos", "eos", "pad"))
+  assert source[0] == target[0] == bos and source[-1] == target[-1] == end == made.end
+  kept = [*source[:-1][:5], end]
+  assert batch["source_tokens"] == kept + [pad] * (6 - len(kept)) and batch["source_segments"] == [1] * len(kept) + [
+    0
+  ] * (6 - len(kept))
+  assert batch["targets"] == target + [pad] * (8 - len(target))
+  assert batch["tokens"] == [end, *target[:-1]] + [pad] * (8 - len(target))
+  assert batch["weights"] == [1] * len(target) + [0] * (8 - len(target))
+  known = made.vocabulary(objective.needs(8))
+  assert objective.prompt(row, known, 8).tolist() == kept and objective.start(known) == end
+  sizes = {name: len(x) for name, x in row.items()}
+  assert dataclasses.replace(objective, source_length=None).extent(sizes) == len(source)
+  told = objective.answers([row], dict(tokens=np.array([target])), made)
+  assert told == [dict(predicted="hello", expected="hello")]
 
 
 def test_padding_and_pairs_without_text_change_no_loss(on):
