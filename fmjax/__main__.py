@@ -78,14 +78,19 @@ def read_baselines(folder) -> dict:
 
 
 def evaluate(args):
-  from fmjax import backend, judging, recipe, spec
+  from fmjax import backend, judging, published, recipe
 
   names = args.model or [args.workdir]
   if args.config is not None:
     tree = recipe.override(recipe.load_recipe(args.config), args.overrides)
     backend.start()
-    if args.shots is None and args.template is None and args.label_texts is None and spec.has_head(names[0]):
-      print(judging.published(names[0], tree, args.predictions))
+    if (
+      args.shots is None
+      and args.template is None
+      and args.label_texts is None
+      and published.task_of(names[0]) in published.TASKS
+    ):
+      print(judging.with_head(names[0], tree, args.predictions))
     else:
       print(judging.untrained(names[0], tree, args.predictions, args.shots, args.template, args.label_texts))
     return

@@ -12,14 +12,14 @@ AVERAGE, VOTE = "average", "vote"
 
 
 def weights_of(combine: str, models: int) -> np.ndarray:
-  """[models], of sum 1: those that `combine` says, average, vote or numbers with commas between them."""
+  """[models], of sum 1: `combine` is average, vote, numbers with commas between them, or vote:numbers."""
   if combine in (AVERAGE, VOTE):
     return np.full(models, 1 / models)
   try:
-    weights_M = np.array([float(one) for one in combine.split(",")])
+    weights_M = np.array([float(one) for one in combine.removeprefix(f"{VOTE}:").split(",")])
   except ValueError:
-    raise FmjaxError("USAGE", "--combine is no way to combine models", got=combine,
-                     expected="average, vote, or a weight for each --model: 0.5,0.3,0.2") from None  # fmt: skip
+    expected = "average, vote, or a weight for each --model: 0.5,0.3,0.2 or vote:3,2,1"
+    raise FmjaxError("USAGE", "--combine is no way to combine models", got=combine, expected=expected) from None
   if len(weights_M) != models or not np.all(np.isfinite(weights_M) & (weights_M >= 0)) or not weights_M.sum() > 0:
     raise FmjaxError("USAGE", "--combine has no weight for each --model", got=combine,
                      expected=f"{models} numbers, of 0 or more and not all 0")  # fmt: skip
@@ -37,8 +37,8 @@ def combined(every: list[list[dict]], combine: str) -> list[dict]:
   if not every[0]:
     return []
   if "probabilities" in every[0][0]:
-    return [of_classes(answers, weights_M, combine == VOTE) for answers in zip(*every)]
-  if combine == VOTE or not isinstance(every[0][0]["predicted"], float):
+    return [of_classes(answers, weights_M, combine.startswith(VOTE)) for answers in zip(*every)]
+  if combine.startswith(VOTE) or not isinstance(every[0][0]["predicted"], float):
     raise FmjaxError("USAGE", "these answers are not to be combined so", got=f"--combine={combine}",
                      expected="classes, or numbers and no vote")  # fmt: skip
   return [of_numbers(answers, weights_M) for answers in zip(*every)]

@@ -1,5 +1,6 @@
 """A trained model on an eval split, in words: its losses, and a task's metrics with their intervals and answers."""
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -8,14 +9,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fmjax import data, ensemble, recipe, spec, workdir
-from fmjax.assembly import eval_batches, sized
+from fmjax import data, ensemble, published, recipe, spec, workdir
+from fmjax.assembly import eval_batches
 from fmjax.config import Config, from_config_dict, to_dict
 from fmjax.errors import FmjaxError
 from fmjax.evaluate import Answers, evaluate, generated, shown, step_of
-from fmjax.leaves import nested
 from fmjax.measures import tasks
-from fmjax.sharding import make_mesh
 
 WHERE = ("data.", "train.batch_size", "objective.")  # what may differ from the run's own config
 
@@ -50,7 +49,7 @@ def judge(
     raise FmjaxError(
       "USAGE", "members that tell the class of one source's texts are boosted", fix="leave --boost out"
     )
-  weights = boost and free(boost)
+  weights = boost and free(boost, "weights", "--boost")
   first = evaluated(names[0], found, config, changes, beams)
   if not first.answers:
     return "\n".join(told_of(first.row))
@@ -69,28 +68,16 @@ def judge(
   return "\n".join([*told, "", f"predictions  {out}"])
 
 
-def published(name: str, tree: dict, predictions: str | None) -> str:
+def with_head(name: str, tree: dict, predictions: str | None) -> str:
   """What `fmjax eval` prints of a published model that has a head for the task of a recipe's `tree`.
 
   The recipe's model, and what it starts from, are not looked at.
   """
   out = None if predictions is None else free(predictions)
-  config = from_config_dict(task_in(tree) | dict(init_from=name), "the task's config")
-  prepared = data.prepare(config.data, config.objective)
-  config = sized(config, prepared)
-  mesh = make_mesh(config.mesh)
-  with jax.set_mesh(mesh):
-    model = config.objective.model(config.model)
-    begun = spec.start(config, model, prepared.tokenizer)
-  if begun.fresh:
-    raise FmjaxError("CHECKPOINT_MISMATCH", "the model has no parameters for this task", where=name,
-                     got=f"none for {', '.join(sorted(begun.fresh)[:4])}",
-                     fix="give a model that was trained for it, or train this one: fmjax train --config=RECIPE "
-                     f"--config.init_from={name}")  # fmt: skip
-  found = spec.Trained(config, model, nested(begun.params), prepared.tokenizer, mesh, dict(step=0))
-  judged = told_by(name, found, config, prepared)
+  found, prepared = published.opened(name, task_in(tree))
+  judged = told_by(name, found, found.config, prepared)
   answers = {source: shown(judged.sources[source], one) for source, one in judged.answers.items()}
-  lines = in_words(config.objective, answers, judged.row)
+  lines = in_words(found.config.objective, answers, judged.row)
   if out is not None:
     write(out, answers)
     lines += ["", f"predictions  {out}"]
@@ -159,11 +146,12 @@ def boosted(path: pathlib.Path, every: list[Judged]) -> list[str]:
   np.save(content := io.BytesIO(), weights_B)
   workdir.write_bytes(path, content.getvalue())
   return ["", f"next member  --config.data.subsample.weights={path}",
-          f"together     --combine={','.join(f'{say:.4f}' for say in says_M)}"]  # fmt: skip
+          f"together     --combine=vote:{','.join(f'{say:.4f}' for say in says_M)}"]  # fmt: skip
 
 
 def evaluated(name: str, found, config: Config, changes: dict[str, str], beams: int | None) -> Judged:
-  prepared = data.prepare(config.data, config.objective)
+  # What a run is evaluated on does not hang on which rows it was trained on, nor on the file of their weights.
+  prepared = data.prepare(dataclasses.replace(config.data, subsample=None), config.objective)
   check(found, prepared, changes)
   return told_by(name, found, config, prepared, beams)
 
@@ -203,7 +191,7 @@ def changed(config: Config, changes: dict[str, str]) -> Config:
 def check(found, prepared, changes: dict[str, str]):
   """The run's own data must be what it was; other data must have its tokenizer."""
   if not changes:
-    data.check_fingerprint(found.manifest["data_fingerprint"], prepared)
+    data.check_fingerprint(found.manifest["data_fingerprint"].partition(" weights:")[0], prepared)
   elif prepared.tokenizer.fingerprint != found.tokenizer.fingerprint:
     raise FmjaxError("TOKENIZER_BAD", "the data has another tokenizer than the run", where="data.tokenizer",
                      expected=found.tokenizer.fingerprint, got=prepared.tokenizer.fingerprint,
@@ -219,10 +207,10 @@ def default_file(names: list[str], found, changes: dict[str, str]) -> pathlib.Pa
   return pathlib.Path(runs[0].partition("@")[0]) / "predictions" / f"{what}-{found.manifest['step']}.jsonl"
 
 
-def free(path) -> pathlib.Path:
+def free(path, of: str = "predictions", word: str = "--predictions") -> pathlib.Path:
   if pathlib.Path(path).exists():
-    raise FmjaxError("USAGE", "the file of predictions exists; nothing was written", where=path,
-                     fix="remove it, or give another file: --predictions=FILE")  # fmt: skip
+    raise FmjaxError("USAGE", f"the file of {of} exists; nothing was written", where=path,
+                     fix=f"give another file: {word}=FILE")  # fmt: skip
   return pathlib.Path(path)
 
 

@@ -10,7 +10,7 @@ def check(config: Config, found):
   if differ(theirs, mine, found.hf_config is not None):
     raise FmjaxError("CHECKPOINT_MISMATCH", "the head tells other labels, or in another order",
                      where=config.init_from, expected=", ".join(mine or ()), got=", ".join(theirs or ()),
-                     fix="give objective.labels in that order, or set adapt.new_head=True")  # fmt: skip
+                     fix="give objective.labels in that order; for a new head set adapt.new_head=True")  # fmt: skip
 
 
 def labels_of(found) -> tuple[str, ...] | None:
@@ -25,4 +25,6 @@ def differ(theirs, mine, published: bool) -> bool:
   """Whether labels are others. A published model may call them otherwise: then their order alone tells."""
   if theirs is None or mine is None:
     return theirs is not mine and not published
+  if published:  # of which some write CONTRADICTION
+    theirs, mine = ([name.casefold() for name in names] for names in (theirs, mine))
   return theirs != mine and (not published or sorted(theirs) == sorted(mine))

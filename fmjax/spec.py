@@ -223,7 +223,7 @@ def origin(name: str | None) -> tuple[dict, ...]:
 
 
 def sent(found: Trained) -> dict:
-  """hf_config, generation_config and labels of an export of `found`.
+  """hf_config, generation_config, labels and ids of an export of `found`.
 
   Those that it came with, or those of the model that the run started from, as its family's class for the run's task.
   """
@@ -234,15 +234,22 @@ def sent(found: Trained) -> dict:
     came = adapted(there[0], objective.task, found.model.config.classes), there[1]
     if found.model.config.kind == "encoder_decoder" and objective.generates:
       came = tuple(answering(one, found) for one in came)
-  return dict(hf_config=came[0], generation_config=came[1], labels=getattr(objective, "labels", ()))
+  ids = starts(found) if came[0] is None and found.model.config.kind == "encoder_decoder" else {}
+  return dict(hf_config=came[0], generation_config=came[1], labels=getattr(objective, "labels", ()), ids=ids)
+
+
+def starts(found: Trained) -> dict:
+  """The ids that say how the targets of `found` begin, and what its padding is."""
+  objective = found.config.objective
+  known = found.tokenizer.vocabulary(objective.needs(found.config.data.sequence_length))
+  return dict(decoder_start_token_id=objective.start(known), pad_token_id=known["pad"])
 
 
 def answering(said: dict, found: Trained) -> dict:
   """A published config.json or generation_config.json, with how the targets of `found` begin since it was trained."""
-  objective = found.config.objective
-  known = found.tokenizer.vocabulary(objective.needs(found.config.data.sequence_length))
-  kept = {key: value for key, value in said.items() if key != "forced_bos_token_id" or objective.framing == "bart"}
-  return kept | dict(decoder_start_token_id=objective.start(known), pad_token_id=known["pad"]) if said else said
+  bart = found.config.objective.framing == "bart"
+  kept = {key: value for key, value in said.items() if key != "forced_bos_token_id" or bart}
+  return kept | starts(found) if said else said
 
 
 def published(path: str, adapter: str | None, mesh: MeshConfig | None, **task) -> Trained:
@@ -365,21 +372,9 @@ def task_of(found) -> str:
   return find_head(find_family(found.hf_config, "config.json"), found.hf_config)[1].task
 
 
-def has_head(name: str) -> bool:
-  """Whether the SPEC `name` is a published model with a head for a task of labelled records."""
-  if (folders := folders_of(name)) is None:
-    return False
-  from fmjax.interop.families import find_family
-  from fmjax.interop.family import find_head
-  from fmjax.interop.pretrained import read_folder
-
-  folder, hf = read_folder(folders[0])
-  return find_head(find_family(hf, folder / "config.json"), hf)[1].task in ("sequence", "token", "qa", "choice")
-
-
 def mismatch(config, differing, given, wanted) -> FmjaxError:
   heads = all(path.startswith("head/") for path in differing)
-  fix = "set adapt.new_head=True to begin a new head" if heads else "leave the model's sizes to init_from"
+  fix = "for a new head set adapt.new_head=True" if heads else "leave the model's sizes to init_from"
   return FmjaxError(
     "CHECKPOINT_MISMATCH", f"{config.init_from} does not fit the model of the config",
     rows=[f"{path}: has {given[path].shape}, the model {wanted[path].shape}" for path in sorted(differing)[:4]],

@@ -56,8 +56,11 @@ def of_model(name: str, objective: str, task: str) -> dict:
       model |= OUTPUT
     if task in ("token", "qa"):
       model["pooler"] = None  # is of one token
-  framing = {} if objective != "seq2seq" else {"framing": tree["objective"].get("framing", "t5")}
-  return dict(model=model, data=dict(tokenizer=str(home / "tokenizer")), objective=framing)
+  framed = objective == "seq2seq" and tree["objective"]["name"] == objective
+  if framed and (came := spec.kept(home)) and came[0].get("model_type") == "bart":
+    tree["objective"]["framing"] = "bart"  # one that was imported, and has not been trained
+  own = dict(framing=tree["objective"].get("framing", "t5")) if framed else {}
+  return dict(model=model, data=dict(tokenizer=str(home / "tokenizer")), objective=own)
 
 
 def of_folder(path: str, objective: str, task: str) -> dict:

@@ -83,6 +83,9 @@ def text_rows(config: Config, found: spec.Trained, its, tokenizer):
     yield f"positions: the teacher has {its.max_positions}, data.sequence_length={length}"
   if its.N % ways or its.K % ways:
     yield f"heads: the teacher's {its.N} (keys: {its.K}) do not divide over mesh.tensor={ways}"
+  theirs, mine = (getattr(one, "framing", None) for one in (found.config.objective, config.objective))
+  if theirs != mine and found.hf_config is None:
+    yield f"framing: the teacher's texts are framed as {theirs}, the student's as {mine}"
   if its.V < tokenizer.vocab_size:
     yield f"vocabulary: the teacher has {its.V:,} tokens, the student's tokenizer {tokenizer.vocab_size:,}"
   elif found.tokenizer is not None:

@@ -38,6 +38,15 @@ def test_weights_count_against_each_other():
   assert together(CERTAIN, OTHER, how="0,2")["probabilities"] == pytest.approx(OTHER["probabilities"])
 
 
+def test_votes_may_weigh_differently():
+  vote = together(CERTAIN, DOUBTFUL, OTHER, how="vote:5,1,3")
+  assert vote["predicted"] == "a" and vote["probabilities"] == pytest.approx(dict(a=5 / 9, b=4 / 9, c=0))
+  assert together(CERTAIN, DOUBTFUL, OTHER, how="vote:3,1,3")["predicted"] == "b"
+  for how in ("vote:1,2", "vote:a,b,c", "votes", "vote:"):
+    with pytest.raises(FmjaxError, match="USAGE"):
+      together(CERTAIN, DOUBTFUL, OTHER, how=how)
+
+
 def test_one_model_alone_says_what_it_says():
   assert together(OTHER) == OTHER
 

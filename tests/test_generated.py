@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fmjax import evaluate, metrics
+from fmjax import evaluate, metrics, spec
 from fmjax.__main__ import main
 
 pytestmark = pytest.mark.slow  # each learns its few texts by heart
@@ -50,6 +50,12 @@ def test_a_translator_says_what_it_has_learnt(translator, tmp_path, capsys, word
   assert [one["predicted"] for one in answers] == [target for _, target in PAIRS]
   assert {table[name] for name in ("bleu", "chrf", "exact_match")} == {"100.0000"}
   assert {table[name] for name in ("rouge1", "rougel")} == {"1.0000"}
+
+
+def test_a_translators_targets_begin_elsewhere_as_in_training(translator):
+  found = spec.load(str(translator))
+  pad = found.tokenizer.with_special(("pad",)).special["pad"]
+  assert spec.sent(found)["ids"] == dict(decoder_start_token_id=pad, pad_token_id=pad)
 
 
 def test_generating_asks_as_training_did(translator, tmp_path, capsys):

@@ -22,7 +22,7 @@ FLOORS = [
   {"step", "data"},
   {"evaluate", "decode", "interop", "labels", "spec", "scoring"},
   {"environment", "resume", "start", "probe", "teacher", "assembly"},
-  {"train", "continuation", "ensemble"},
+  {"train", "continuation", "ensemble", "published"},
   {"judging", "study"},
   {"__main__", "__init__"},
 ]

@@ -121,7 +121,7 @@ def test_a_member_is_trained_on_what_those_before_it_got_wrong(run, tmp_path, ca
   shown = capsys.readouterr().out
   wrong = np.array([one["predicted"] != one["expected"] for one in metrics.read(tmp_path / "all.jsonl")])
   assert 0 < wrong.sum() < 12 and f"--config.data.subsample.weights={file}" in shown
-  assert f"--combine={np.log((24 - wrong.sum()) / wrong.sum()):.4f}" in shown
+  assert f"--combine=vote:{np.log((24 - wrong.sum()) / wrong.sum()):.4f}" in shown
   weights = np.load(file)
   np.testing.assert_allclose([weights[wrong].sum(), weights[~wrong].sum()], 0.5)
   more = [f"--config={home.parent}/recipe.py", f"--config.data.path={train}", f"--workdir={tmp_path}/next",
@@ -131,7 +131,12 @@ def test_a_member_is_trained_on_what_those_before_it_got_wrong(run, tmp_path, ca
   capsys.readouterr()
   assert main(["train", f"--workdir={tmp_path}/next", "--config.train.steps=3"]) == 65
   assert "DATA_CHANGED" in capsys.readouterr().err
+  capsys.readouterr()
+  words[1] = f"--predictions={tmp_path}/more.jsonl"
   assert main(["eval", f"--model={home}", *words, f"--boost={file}"]) == 64
+  assert "the file of weights exists" in capsys.readouterr().err
+  file.unlink()  # which no evaluation reads
+  assert main(["eval", f"--model={tmp_path}/next"]) == 0
   assert main(["eval", f"--model={home}", f"--data={train}", f"--boost={tmp_path}/b.npy"]) == 64
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fmjax import metrics, probe, spec, workdir
+from fmjax import labels, metrics, probe, spec, workdir
 from fmjax.__main__ import main
 from fmjax.config import MeshConfig, from_config_dict
 from fmjax.errors import FmjaxError
@@ -276,3 +276,20 @@ def test_a_run_with_something_beside_its_model_is_resumed_and_read(folder, capsy
   status = train(f"{name}-on", f"--config.init_from={folder / name}", "--config.train.steps=1")
   assert status == (65 if name == "prompt" else 0)
   assert ("would be lost" in capsys.readouterr().err) == (name == "prompt")
+
+
+@pytest.mark.parametrize(
+  "theirs, mine, published, other",
+  [
+    (("a", "b"), ("a", "b"), False, False),
+    (("a", "b"), ("b", "a"), False, True),
+    (("a", "b"), ("b", "a"), True, True),
+    (("NO", "YES"), ("yes", "no"), True, True),
+    (("NO", "YES"), ("no", "yes"), True, False),
+    (("LABEL_0", "LABEL_1"), ("no", "yes"), True, False),
+    (("LABEL_0", "LABEL_1"), ("no", "yes"), False, True),
+    (None, ("no", "yes"), True, False),
+  ],
+)
+def test_labels_are_told_apart_by_their_names_or_else_by_their_order(theirs, mine, published, other):
+  assert labels.differ(theirs, mine, published) == other

@@ -16,7 +16,8 @@ def shares(path: str, rows: int) -> np.ndarray:
   if weights_B.shape != (rows,) or not np.all(np.isfinite(weights_B) & (weights_B >= 0)) or not weights_B.sum() > 0:
     raise FmjaxError("DATA_BAD", "these are no weights of the rows", where=path, got=f"an array {weights_B.shape}",
                      expected=f"{rows} numbers of 0 or more, not all 0, one for each row of the train split",
-                     fix="make it from the data that is trained on: fmjax eval --boost=FILE")  # fmt: skip
+                     fix="weigh the rows of this data.path, all of which is trained on where data.eval_path is set"
+                     )  # fmt: skip
   total = np.cumsum(weights_B / weights_B.sum())
   total[np.flatnonzero(weights_B)[-1] :] = 1.0  # whatever was rounded: a draw below 1 finds a row
   return total

@@ -21,16 +21,19 @@ MAX_SHARD_SIZE = 5_000_000_000  # bytes
 SPECIAL = dict(bos="bos_token_id", eos="eos_token_id", pad="pad_token_id")
 
 
-def export(out, model, params, *, tokenizer=None, hf_config=None, generation_config=None, labels=(), facts=None,
-           max_shard_size: int = MAX_SHARD_SIZE) -> pathlib.Path:  # fmt: skip
+def export(out, model, params, *, tokenizer=None, hf_config=None, generation_config=None, labels=(), ids=None,
+           facts=None, max_shard_size: int = MAX_SHARD_SIZE) -> pathlib.Path:  # fmt: skip
   """Writes `params` of `model` into the new folder `out`; FmjaxError where it is not empty or the disk refuses.
 
   `hf_config` is the config.json that the model came with; without one, the first family that says the model's config
-  is taken. `labels` name the classes of a head; `facts` are what the card says of the model's origin.
+  is taken. `labels` name the classes of a head, `ids` are special tokens by config.json's keys; `facts` are what the
+  card says of the model's origin.
   """
   model, params = model.alone(params)
   check_whole(model, params)
-  hf = config_json(model.config, hf_config, tokenizer)
+  hf = config_json(model.config, hf_config, tokenizer) | (ids or {})
+  if "decoder_start_token_id" in (ids or {}) and hf.get("forced_eos_token_id") is not None:
+    hf["forced_eos_token_id"] = hf["eos_token_id"]
   name, family = hf["architectures"][0], FAMILIES[hf["model_type"]]
   if labels and family.heads[name].task in ("sequence", "token") and len(labels) == model.config.classes:
     hf = with_labels(hf, labels)

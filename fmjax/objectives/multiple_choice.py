@@ -30,6 +30,10 @@ class ChoiceEncoder(Encoder):
   def fields(self) -> tuple[str, ...]:
     return *choice_names(self.labels), "context", "label"
 
+  @property
+  def counted(self) -> tuple[str, ...]:
+    return self.fields[:-1]
+
   def texts(self, record: tuple) -> list[str]:
     *texts, choices, _ = record
     return [one for one in (*texts, *(choices if isinstance(choices, list) else ())) if isinstance(one, str)]

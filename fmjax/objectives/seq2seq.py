@@ -106,7 +106,7 @@ class SequenceToSequence(Pairs):
 
   def laws(self):
     yield from super().laws()
-    yield from at_least(self, 1, "source_length")
+    yield from at_least(self, 3 if self.framing == "bart" else 1, "source_length")
 
   @property
   def shortest(self) -> int:

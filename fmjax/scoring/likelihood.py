@@ -79,6 +79,9 @@ def language_model(found) -> LanguageModel:
     raise FmjaxError("USAGE", "a Marian's targets are not scored: its tokenizer reads the source's language alone",
                      fix="give a T5, an mT5 or a BART")  # fmt: skip
   what = found.model, found.params, tokenizer, found.mesh
+  if hf is None and config.kind == "encoder_decoder":
+    raise FmjaxError("USAGE", "a run of pairs is evaluated on pairs that are read as its own", got="a text",
+                     fix="leave --data out, or give --config.data.eval_path=FILE")  # fmt: skip
   if hf is None:
     limit, end = positions(config) or found.config.data.sequence_length, tokenizer.end
     return LanguageModel(*what, limit, (end,), document=end)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -87,7 +88,15 @@ def test_a_published_classifier_is_evaluated_by_a_recipe_that_says_the_task(fold
   for one, other in zip(answers, others, strict=True):
     assert one | dict(probabilities=None) == other | dict(probabilities=None)
     assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
-  turned = '--config.objective.labels=("good", "bad")'
+  (folders / "tags.py").write_text((folders / "recipe.py").read_text().replace('"classification"', '"tagging"'))
+  assert main(["eval", "--model=hf:published", "--config=tags.py"]) == 65
+  assert "for another task than tagging" in capsys.readouterr().err
+  shutil.copytree(
+    folders / "published", folders / "mute", ignore=shutil.ignore_patterns("*token*", "vocab*", "merges*")
+  )
+  assert main(["eval", "--model=hf:mute", "--config=recipe.py"]) == 65
+  assert "TOKENIZER_BAD" in capsys.readouterr().err
+  turned = '--config.objective.labels=("GOOD", "bad")'
   assert main(["eval", "--model=hf:published", "--config=recipe.py", turned]) == 65
   assert "labels" in capsys.readouterr().err
   assert main(["eval", "--model=hf:base", "--config=recipe.py"]) == 0  # by what it finds likely
