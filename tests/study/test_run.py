@@ -96,7 +96,8 @@ def same_run(home, other, rtol):
   assert one.keys() == two.keys()
   for path, x in one.items():
     if x.any():
-      assert np.linalg.norm(x - two[path]) <= rtol * np.linalg.norm(x), path
+      # A gradient is a mean over rows that may cancel: what rounding leaves of it is not smaller for that.
+      assert np.linalg.norm(x - two[path]) <= rtol * np.linalg.norm(x) + 2e-7, path
 
 
 @pytest.fixture(scope="module")
