@@ -84,12 +84,8 @@ def evaluate(args):
   if args.config is not None:
     tree = recipe.override(recipe.load_recipe(args.config), args.overrides)
     backend.start()
-    if (
-      args.shots is None
-      and args.template is None
-      and args.label_texts is None
-      and published.task_of(names[0]) in published.TASKS
-    ):
+    likely = any(asked is not None for asked in (args.shots, args.template, args.label_texts))
+    if not likely and published.task_of(names[0]) in published.TASKS:
       print(judging.with_head(names[0], tree, args.predictions))
     else:
       print(judging.untrained(names[0], tree, args.predictions, args.shots, args.template, args.label_texts))

