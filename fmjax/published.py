@@ -1,5 +1,6 @@
 """A published model with a head, on the task of a recipe: for `fmjax eval --model=hf:FOLDER --config=RECIPE`."""
 
+import pathlib
 import sys
 
 import jax
@@ -42,7 +43,7 @@ def opened(name: str, tree: dict):
                      expected=OBJECTIVES[asked].task, got=task, fix="give a recipe of the head's task")  # fmt: skip
   config = from_config_dict(dict(tree, init_from=name), "the task's config")
   objective = config.objective
-  if not spec.has_tokenizer(spec.folders_of(name)[0]) and "tokenizer" not in tree.get("data", {}):
+  if not spec.has_tokenizer(pathlib.Path(spec.folders_of(name)[0])) and "tokenizer" not in tree.get("data", {}):
     raise FmjaxError("TOKENIZER_BAD", "the model has no tokenizer", where=name,
                      fix="put its tokenizer.json beside config.json, or set data.tokenizer")  # fmt: skip
   prepared = data.prepare(config.data, objective)

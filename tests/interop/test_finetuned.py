@@ -82,8 +82,12 @@ def test_a_published_classifier_is_evaluated_by_a_recipe_that_says_the_task(fold
   told = []
   for words in (["--model=full"], ["--model=hf:published", "--config=recipe.py"]):
     assert main(["eval", *words, f"--predictions={len(told)}.jsonl"]) == 0
-    told.append((capsys.readouterr().out.splitlines()[:-1], metrics.read(folders / f"{len(told)}.jsonl")))
-  (own, answers), (published, others) = told
+    lines = capsys.readouterr().out.splitlines()[:-1]
+    loss = [float(line.split()[1]) for line in lines if line.startswith("eval/loss")]
+    rest = [line for line in lines if not line.startswith("eval/loss")]
+    told.append((loss, rest, metrics.read(folders / f"{len(told)}.jsonl")))
+  (loss, own, answers), (other, published, others) = told
+  assert len(loss) == 1 and other == pytest.approx(loss, abs=2e-6)  # it is printed to six places
   assert published == own and "accuracy" in "".join(own)
   for one, other in zip(answers, others, strict=True):
     assert one | dict(probabilities=None) == other | dict(probabilities=None)
