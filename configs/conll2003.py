@@ -17,6 +17,6 @@ def get_config(method="full"):
   labels = ("O", *(f"{mark}-{kind}" for kind in KINDS for mark in "BI"))
   config.objective = dict(name="tagging", labels=labels, scheme="iob1")
   config.data = dict(source="conll", path="conll2003/eng.train", eval_path="conll2003/eng.testa", columns=("0", "3"),
-                     sequence_length=128, buckets=(16, 32, 64), pool=16)  # fmt: skip
+                     sequence_length=128, buckets=(16, 32, 64), join=8)  # fmt: skip
   config.optimizer.warmup_steps = 132
   return config

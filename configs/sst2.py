@@ -37,7 +37,7 @@ def get_config(method="full"):
         columns=("0", "1"),
         sequence_length=64,
         buckets=(16, 24, 32, 48),
-        pool=16,
+        join=8,
       ),
       # Devlin et al. 2019, App. A.3: three epochs, a tenth of warm-up, then linearly to zero.
       optimizer=dict(

@@ -85,6 +85,8 @@ def eval_batches(prepared, config: Config) -> dict:
 
 
 def batch_shapes(config: Config, length: int) -> dict:
+  if (join := config.data.join) is not None:
+    return config.objective.joined_shapes(config.train.batch_size // join, length, join)
   return config.objective.batch_shapes(config.train.batch_size, length, packed=config.data.packed)
 
 
@@ -118,7 +120,7 @@ class Updates:
     for length in lengths if config.adapt.name != "features" else ():
       shapes = flowing(batch_shapes(config, length))
       self.known[shapes_of(shapes)] = last = (like, shapes, knobs, resting)
-    if self.known:
+    if self.known and config.data.join is None:  # the longest row of several is one that never comes
       self.compiled[shapes_of(last[1])] = self.update.lower(*last).compile()
 
   def __call__(self, state, batch: dict, knobs: dict, resting: dict):

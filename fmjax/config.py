@@ -148,6 +148,17 @@ class Config(Branch):
       yield "seed", self.seed, "must lie in [0, 2**32)"
     if train.sample_tokens and model.kind != "decoder":
       yield "train.sample_tokens", train.sample_tokens, f"is for a decoder, not for model.kind={model.kind}"
+    if self.data.join is not None:
+      if not self.objective.joins:
+        yield "data.join", self.data.join, f"is for one text or its words, not for objective {self.objective.name!r}"
+      if train.batch_size % (self.data.join * train.accumulate):
+        yield (
+          "data.join",
+          self.data.join,
+          f"must divide the examples of a part of train.batch_size={train.batch_size}",
+        )
+      if self.adapt.name == "prompt":
+        yield "data.join", self.data.join, "has rows of several texts, and adapt.name=prompt stands before one"
     if self.data.buckets:
       from fmjax.objectives.objective import Objective
 

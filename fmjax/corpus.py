@@ -113,6 +113,7 @@ class DataConfig(SourceConfig):
   sequence_length: int = 256  # tokens an example; the objective says of which side where there are two
   buckets: tuple[int, ...] | None = None  # shorter lengths, for batches whose rows all need no more
   pool: int | None = None  # train batches whose rows are sorted by length together, so that little is padding
+  join: int | None = None  # labelled examples of a train batch that share a row, each seen on its own
   packed: bool = False  # whole documents in a row, each on its own, instead of windows over all of them
   eval_fraction: float = 0.1
   seed: int | None = None  # of the rows' order and of what is drawn for them; None: the config's own seed
@@ -127,7 +128,9 @@ class DataConfig(SourceConfig):
       yield from super().laws()
     yield from at_least(self, 1, "sequence_length", "temperature")
     yield from at_least(self, 0, "workers", "seed")
-    yield from at_least(self, 2, "pool")
+    yield from at_least(self, 2, "pool", "join")
+    if self.join is not None and self.pool is not None:
+      yield "join", self.join, "leaves little padding as it is, and data.pool sorts examples: choose one"
     if self.pool is not None and not self.buckets:
       yield "pool", self.pool, "makes batches of several lengths: set data.buckets too"
     yield from at_least(self, 2, "vocab_size")

@@ -17,7 +17,6 @@ from fmjax.adapt import joined
 from fmjax.assembly import (
   Updates,
   at_start,
-  batch_shapes,
   beginning,
   eval_batches,
   make_batches,
@@ -164,7 +163,8 @@ class Log:
     mesh = jax.sharding.get_mesh()
     peak = chips.peak_flops(mesh.devices.flat[0])
     self.tokens = 0  # since the last row
-    shapes = batch_shapes(config, config.data.sequence_length)
+    how = dict(packed=config.data.packed)
+    shapes = config.objective.batch_shapes(config.train.batch_size, config.data.sequence_length, **how)
     length, source = (shapes[name].shape[1] if name in shapes else 0 for name in READ)
     share = length / (length + source)  # train_flops counts by the decoder's tokens
     self.flops = {} if peak is None else {

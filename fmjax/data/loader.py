@@ -1,9 +1,9 @@
 """The loader: a batch is a function of (seed, step) alone.
 
 Batch `step` of train holds the examples at places [step * B, (step + 1) * B) of an endless sequence, or with
-data.pool some of those of the batches beside it. A mixture says which source each place belongs to; a source gives
-its rows epoch after epoch, each epoch another permutation. Hosts, devices and worker processes only decide who
-computes which part.
+data.pool some of those of the batches beside it; with data.join several of them share a row. A mixture says which
+source each place belongs to; a source gives its rows epoch after epoch, each epoch another permutation. Hosts,
+devices and worker processes only decide who computes which part.
 """
 
 import signal
@@ -13,15 +13,17 @@ import sys
 import numpy as np
 import xxhash
 
-from fmjax.corpus import Subsample
+from fmjax.corpus import DataConfig, Subsample
 from fmjax.data import weights
 from fmjax.data.dataset import Prepared, Split
 from fmjax.data.mixture import Mixture
 from fmjax.data.rows import fields_of
 from fmjax.data.runners import end_with_parent
+from fmjax.objectives.labelled import side_by_side
 from fmjax.objectives.objective import Documents, Examples
 
 AHEAD = 4  # batches held ready
+JOINED = 64  # tokens by which rows of several examples differ in length
 DRAWS, POOLS = 1, 2  # what sets the numbers of a subsample, and of pools, apart from those of the order
 
 
@@ -80,6 +82,12 @@ def lengths_of(prepared: Prepared) -> tuple[int, ...]:
   return *config.buckets, config.sequence_length
 
 
+def joined_lengths(config: DataConfig) -> tuple[int, ...]:
+  """Of rows that hold data.join examples: few, as each is compiled, up to the one that holds any."""
+  longest = config.join * config.sequence_length
+  return (*range(JOINED, longest, JOINED), longest)
+
+
 class Batches:
   """Batches of `split` ("train" or "eval") as dicts of numpy arrays whose first axis is B.
 
@@ -108,7 +116,8 @@ class Batches:
     self.rows = range(batch_size)[rows or slice(None)]
     self.batch_size = batch_size
     self.sources = prepared.splits[split]
-    self.lengths = lengths_of(prepared)
+    self.join = prepared.config.join if split == "train" else None
+    self.lengths = lengths_of(prepared) if self.join is None else joined_lengths(prepared.config)
     self.vocabulary = prepared.tokenizer.vocabulary(prepared.objective.needs(prepared.config.sequence_length))
     if split == "train":
       sizes = [drawn(one.examples, prepared.config.subsample) for one in self.sources]
@@ -137,8 +146,13 @@ class Batches:
       others = iter(self.read([one for every in chosen for one in every]))
       for record, every in zip(records, chosen):
         record["partners"] = [next(others) for _ in every]
-    how = dict(vocabulary=self.vocabulary, length=length)
-    examples = [self.prepared.objective.transform(record, rng, **how) for record, rng in zip(records, rngs)]
+    objective = self.prepared.objective
+    own = length if self.join is None else self.prepared.config.sequence_length
+    how = dict(vocabulary=self.vocabulary, length=own)
+    examples = [objective.transform(record, rng, **how) for record, rng in zip(records, rngs)]
+    if self.join is not None:
+      groups = [examples[start : start + self.join] for start in range(0, len(examples), self.join)]
+      examples = [side_by_side(group, length, getattr(objective, "pooling", "") == "last") for group in groups]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
   def length(self, step: int) -> int:
@@ -146,7 +160,11 @@ class Batches:
     *shorter, longest = self.lengths
     if not shorter:
       return longest
-    least = max(map(self.extent, self.wanted(step, range(self.batch_size))))
+    needed = list(map(self.extent, self.wanted(step, range(self.batch_size))))
+    if self.join is not None:
+      cut = np.minimum(needed, self.prepared.config.sequence_length)
+      needed = cut.reshape(-1, self.join).sum(1).tolist()
+    least = max(needed)
     return next((length for length in shorter if length >= least), longest)
 
   def extent(self, one: tuple[int, int, int]) -> int:

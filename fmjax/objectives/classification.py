@@ -94,6 +94,7 @@ class OfTexts(Objective):
   r_drop: float = 0.0  # weight of what tells the two passes apart
 
   task = "sequence"
+  joins = True
   shows = "text", "other"
 
   @property
@@ -127,6 +128,10 @@ class OfTexts(Objective):
     told = shapes(dict(labels=self.label_dtype, weights=jnp.float32), batch_size)
     return labelled.row_shapes(batch_size, length) | told
 
+  def joined_shapes(self, rows: int, length: int, join: int) -> dict:
+    told = shapes(dict(labels=self.label_dtype, weights=jnp.float32), rows, join)
+    return labelled.joined_row_shapes(rows, length, join) | told
+
   def model_fields(self) -> dict:
     return dict(head="sequence", classes=self.classes, **labelled.pooling_fields(self.pooling))
 
@@ -154,12 +159,12 @@ class OfTexts(Objective):
 
   def sums(self, every_z_BC: list, batch: dict, train: bool):
     """The loss of one pass or of two, whose scores are these."""
-    found = [self.terms(z_BC, batch["labels"], train) for z_BC in every_z_BC]
+    found = [self.terms(z_BC, labelled.each(batch["labels"]), train) for z_BC in every_z_BC]
     loss_B, metrics_B = jax.tree.map(lambda *x_B: sum(x_B) / len(x_B), *found)
     if len(every_z_BC) > 1:
       metrics_B["r_drop"] = self.apart(*every_z_BC)
       loss_B += self.r_drop * metrics_B["r_drop"]
-    weights_B = batch["weights"]
+    weights_B = labelled.each(batch["weights"])
     sums = {name: jnp.sum(weights_B * x_B) for name, x_B in metrics_B.items()}
     return jnp.sum(weights_B * loss_B), jnp.sum(weights_B), sums
 

@@ -18,6 +18,7 @@ from fmjax.kernels.linear import ways
 from fmjax.laws import Branch, at_least
 from fmjax.models import Model
 from fmjax.objectives.classification import OfTexts
+from fmjax.objectives.labelled import each
 from fmjax.objectives.objective import Objective
 from fmjax.sharding import Declaration, einsum, flow, flowing, stored
 
@@ -139,7 +140,8 @@ class Distilled:
       return over_vocabulary(own, theirs, batch["weights"], self.how.temperature)
     z = own.model.classify(own.params, own.hidden_BTD, batch, key)
     their_z = theirs.model.classify(theirs.params, theirs.hidden_BTD, batch)
-    return jnp.sum(batch["weights"] * divergence(z, their_z, self.how.temperature))
+    weights = batch["weights"] if z.ndim == 3 else each(batch["weights"])
+    return jnp.sum(weights * divergence(z, their_z, self.how.temperature))
 
 
 def divergence(z, their_z, temperature: float):

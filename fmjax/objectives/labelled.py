@@ -11,6 +11,7 @@ import numpy as np
 from fmjax.laws import nearest
 from fmjax.objectives.objective import Refused, padded, shapes
 from fmjax.objectives.vocabulary import Vocabulary
+from fmjax.sharding import flow
 
 Pooling = Literal["first", "mean", "last"]  # [CLS], which stands first; all tokens; the last one, of a decoder
 ROW = dict(tokens=jnp.int32, segments=jnp.int32, token_types=jnp.int32)
@@ -159,6 +160,50 @@ def row_example(row, types, vocabulary: Vocabulary, length: int) -> dict:
     segments=(np.arange(length) < len(row)).astype(np.int32),
     token_types=padded(types, length),
   )
+
+
+def side_by_side(examples: list[dict], length: int, last: bool = False) -> dict:
+  """Examples of one row each as one row of `length`: tokens, segments from 1 on, token_types, positions, and of what
+  else they have per token its row, per example a list.
+
+  places [examples]: where each one's first token stands, or its `last`. Each sees itself alone, from position 0 on.
+  """
+  sizes = [int(np.count_nonzero(example["segments"])) for example in examples]
+  starts = np.cumsum([0, *sizes[:-1]])
+  made = dict(positions=np.zeros(length, np.int32), segments=np.zeros(length, np.int32))
+  for number, (start, size) in enumerate(zip(starts, sizes), 1):
+    made["segments"][start : start + size] = number
+    made["positions"][start : start + size] = np.arange(size)
+  padding = next(
+    (example["tokens"][-1] for example, size in zip(examples, sizes) if size < len(example["tokens"])), 0
+  )
+  made["places"] = (starts + last * np.maximum(np.array(sizes) - 1, 0)).astype(np.int32)
+  for name, first in examples[0].items():
+    if name == "segments":
+      continue
+    if first.ndim == 0:
+      made[name] = np.stack([example[name] for example in examples])
+      continue
+    parts = [example[name][:size] for example, size in zip(examples, sizes)]
+    row = made[name] = np.full(length, padding if name == "tokens" else 0, first.dtype)
+    row[: sum(sizes)] = np.concatenate(parts)
+  return made
+
+
+def joined_row_shapes(rows: int, length: int, join: int) -> dict:
+  return (
+    row_shapes(rows, length)
+    | shapes(dict(positions=jnp.int32), rows, length)
+    | shapes(dict(places=jnp.int32), rows, join)
+  )
+
+
+def each(x):
+  """[rows, examples] of joined examples as [all of them]; what has one axis stays."""
+  if x.ndim == 1:
+    return x
+  x = flow(x, "BC")
+  return jnp.reshape(x, (-1,), out_sharding=jax.P(jax.typeof(x).sharding.spec[0]))
 
 
 NOTHING = np.empty(0, np.int32), np.empty(0, np.int32)  # the row of no record

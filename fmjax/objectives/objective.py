@@ -117,6 +117,7 @@ class Objective(Branch):
   task = "lm"  # which of a family's heads it trains, as `interop.family` calls them
   generates = False  # whether `answers` wants predicted["tokens"]: what follows `prompt(record, vocabulary, length)`
   shows: tuple[str, ...] = ()  # the fields of a record whose tokens are the text that an answer is of
+  joins = False  # whether several examples may share a row (data.join), as `labelled.side_by_side` puts them
   judged_by: tuple[str, ...] = ()  # the metrics in `measures.tasks` of its answers; the first is the one that counts
 
   def needs(self, length: int) -> tuple[str, ...]:
@@ -145,6 +146,10 @@ class Objective(Branch):
   def batch_shapes(self, batch_size: int, length: int, packed: bool = False) -> dict:
     """What a batch is, without data: name -> ShapeDtypeStruct; `packed` as `layout` was told."""
     raise TypeError(f"{type(self).__name__} does not say what a batch is")
+
+  def joined_shapes(self, rows: int, length: int, join: int) -> dict:
+    """As `batch_shapes`, of `rows` that hold `join` examples each."""
+    raise TypeError(f"{type(self).__name__} has one example a row")
 
   def model_fields(self) -> dict:
     """The fields of the model's config that follow from the objective, where a recipe does not set them."""

@@ -77,6 +77,7 @@ class Tagging(Objective):
 
   shortest = 3
   task = "token"
+  joins = True
   shows = ("tokens",)
 
   @property
@@ -121,6 +122,10 @@ class Tagging(Objective):
   def batch_shapes(self, batch_size: int, length: int, packed: bool = False) -> dict:
     told = shapes(dict(labels=jnp.int32, weights=jnp.float32), batch_size, length)
     return labelled.row_shapes(batch_size, length) | told
+
+  def joined_shapes(self, rows: int, length: int, join: int) -> dict:
+    told = shapes(dict(labels=jnp.int32, weights=jnp.float32), rows, length)
+    return labelled.joined_row_shapes(rows, length, join) | told
 
   def model_fields(self) -> dict:
     return dict(head="token", classes=len(self.labels))

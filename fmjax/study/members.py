@@ -114,10 +114,10 @@ def check(configs: list[Config]):
   if first.adapt.name == "features":
     raise FmjaxError("CONFIG", "adapt.name=features has no steps to take together", where="adapt.name",
                      fix="set adapt.name=head, or run fmjax train for each seed")  # fmt: skip
-  if first.data.buckets and len({one.data_seed for one in configs}) > 1:
+  if (first.data.buckets or first.data.join) and len({one.data_seed for one in configs}) > 1:
     raise FmjaxError(
       "CONFIG", "members with orders of their own have batches of unequal length at one step", where="data.buckets",
-      fix="set --config.data.buckets=None and --config.data.pool=None, or --config.data.seed=0 for one order of all",
+      fix="set --config.data.buckets, data.pool and data.join to None, or --config.data.seed=0 for one order of all",
     )  # fmt: skip
 
 
