@@ -45,7 +45,7 @@ CASES = {
 
 def config_of(args, method: str, dropout: float):
   words = {"init_from": f"hf:{args.weights}", "model.dropout": str(dropout), "data.sequence_length": str(args.length)}
-  words |= {"data.buckets": "None", "data.pool": "None", "train.batch_size": str(args.batch)}
+  words |= {"data.buckets": "None", "data.pool": "None", "data.join": "None", "train.batch_size": str(args.batch)}
   return from_config_dict(
     recipe.override(recipe.load_recipe(f"{HERE.parent / 'configs' / 'sst2.py'}:{method}"), words)
   )
