@@ -89,8 +89,8 @@ def logits(config, dtype, params, hidden_BTD):
 def pooled(config, dtype, params, hidden_BTD, batch: dict):
   """x_BD: the state of one token of each row, or of all of them the mean, through the pooler where there is one."""
   T = hidden_BTD.shape[1]
-  if (places := batch.get("places")) is not None:
-    x_BD = of_several(config, hidden_BTD, batch["segments"], places)
+  if (pools_BP := batch.get("pools")) is not None:
+    x_BD = of_several(config, hidden_BTD, batch["segments"], pools_BP)
     return x_BD if not config.pooler else Pooler(config, dtype).apply({"params": params["pooler"]}, x_BD)
   where = batch.get("pool")
   if where is None and config.pool == "last" and (segments_BT := batch.get("segments")) is not None:
@@ -108,14 +108,14 @@ def pooled(config, dtype, params, hidden_BTD, batch: dict):
   return x_BD
 
 
-def of_several(config, hidden_BTD, segments_BT, places_BP):
+def of_several(config, hidden_BTD, segments_BT, pools_BP):
   """As `pooled`, before the pooler, of rows that hold P texts, segments 1 to P: [B P, D], text by text."""
-  (B, T, D), P = hidden_BTD.shape, places_BP.shape[1]
+  (B, T, D), P = hidden_BTD.shape, pools_BP.shape[1]
   if config.pool == "mean":
     own_BPT = segments_BT[:, None] == 1 + jnp.arange(P)[None, :, None]
     share_BPT = own_BPT / jnp.maximum(jnp.sum(own_BPT, -1, keepdims=True), 1)
   else:
-    share_BPT = jax.nn.one_hot(places_BP, T)
+    share_BPT = jax.nn.one_hot(pools_BP, T)
   x_BPD = einsum("BPT,BTD->BPD", share_BPT.astype(hidden_BTD.dtype), hidden_BTD, accumulate=jnp.float32)
   x_BPD = x_BPD.astype(hidden_BTD.dtype)
   return jnp.reshape(x_BPD, (B * P, D), out_sharding=jax.P(*flowing("BD", (B, D))))

@@ -166,7 +166,7 @@ def side_by_side(examples: list[dict], length: int, last: bool = False) -> dict:
   """Examples of one row each as one row of `length`: tokens, segments from 1 on, token_types, positions, and of what
   else they have per token its row, per example a list.
 
-  places [examples]: where each one's first token stands, or its `last`. Each sees itself alone, from position 0 on.
+  pools [examples]: where each one's first token stands, or its `last`. Each sees itself alone, from position 0 on.
   """
   sizes = [int(np.count_nonzero(example["segments"])) for example in examples]
   starts = np.cumsum([0, *sizes[:-1]])
@@ -177,7 +177,7 @@ def side_by_side(examples: list[dict], length: int, last: bool = False) -> dict:
   padding = next(
     (example["tokens"][-1] for example, size in zip(examples, sizes) if size < len(example["tokens"])), 0
   )
-  made["places"] = (starts + last * np.maximum(np.array(sizes) - 1, 0)).astype(np.int32)
+  made["pools"] = (starts + last * np.maximum(np.array(sizes) - 1, 0)).astype(np.int32)
   for name, first in examples[0].items():
     if name == "segments":
       continue
@@ -194,7 +194,7 @@ def joined_row_shapes(rows: int, length: int, join: int) -> dict:
   return (
     row_shapes(rows, length)
     | shapes(dict(positions=jnp.int32), rows, length)
-    | shapes(dict(places=jnp.int32), rows, join)
+    | shapes(dict(pools=jnp.int32), rows, join)
   )
 
 
