@@ -149,16 +149,7 @@ class Config(Branch):
     if train.sample_tokens and model.kind != "decoder":
       yield "train.sample_tokens", train.sample_tokens, f"is for a decoder, not for model.kind={model.kind}"
     if self.data.join is not None:
-      if not self.objective.joins:
-        yield "data.join", self.data.join, f"is for one text or its words, not for objective {self.objective.name!r}"
-      if train.batch_size % (self.data.join * train.accumulate):
-        yield (
-          "data.join",
-          self.data.join,
-          f"must divide the examples of a part of train.batch_size={train.batch_size}",
-        )
-      if self.adapt.name == "prompt":
-        yield "data.join", self.data.join, "has rows of several texts, and adapt.name=prompt stands before one"
+      yield from self.join_laws()
     if self.data.buckets:
       from fmjax.objectives.objective import Objective
 
@@ -175,6 +166,17 @@ class Config(Branch):
       yield f"distillation.{field}", value, law
     if self.distillation.teacher is not None and self.adapt.name == "features":
       yield "distillation.teacher", self.distillation.teacher, "is for steps, and adapt.name=features takes none"
+
+  def join_laws(self):
+    join, train = self.data.join, self.train
+    if not self.objective.joins:
+      yield "data.join", join, f"is for one text or its words, not for objective {self.objective.name!r}"
+    if train.batch_size % (join * train.accumulate):
+      yield "data.join", join, f"must divide the examples of a part of train.batch_size={train.batch_size}"
+    if self.adapt.name == "prompt":
+      yield "data.join", join, "has rows of several texts, and adapt.name=prompt stands before one"
+    if self.distillation.hidden_weight or self.distillation.attention_weight:
+      yield "data.join", join, "has rows of several texts, and distillation compares states row by row: leave it out"
 
   def layers_laws(self):
     if self.init_from is None:

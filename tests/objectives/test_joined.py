@@ -102,6 +102,10 @@ def test_an_empty_example_takes_no_room():
     (dict(data=dict(join=3)), ["data.join=3", "batch_size=16"]),
     (dict(objective=dict(name="next_token"), data=dict(join=4)), ["data.join=4", "next_token"]),
     (dict(data=dict(join=4, pool=4, buckets=(16,))), ["data.join=4", "data.pool"]),
+    (
+      dict(data=dict(join=4), distillation=dict(hidden_weight=1.0)),
+      ["data.join=4", "row by row"],
+    ),
   ],
 )
 def test_what_cannot_be_joined_is_refused(branches, words):
