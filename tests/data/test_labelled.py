@@ -19,6 +19,7 @@ from fmjax.config import fits, from_config_dict
 from fmjax.corpus import DataConfig
 from fmjax.data import documents, inspection, streams, tokenising
 from fmjax.data import tokenizers as tk
+from fmjax.data.loader import JOINED
 from fmjax.errors import FmjaxError
 from fmjax.laws import Wrong
 from fmjax.objectives import Contrastive, SequenceToSequence
@@ -622,3 +623,27 @@ def test_a_row_that_cannot_be_read_may_be_left_out(tmp_path, capsys):
   split.skip = True
   assert {len(array) for array in split.read([0])[0].values()} == {0}
   assert "DATA_SKIPPED" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_joined_rows_hold_the_examples_of_the_batch_in_order(mixed, hosts):
+  B, join, plain = 4, 2, mixed[0]
+  joined = dataclasses.replace(plain, config=dataclasses.replace(plain.config, join=join))
+  whole, slices = (
+    data.Batches(plain, "train", B, 1),
+    [slice(B * h // hosts, B * (h + 1) // hosts) for h in range(hosts)],
+  )
+  own = [data.Batches(joined, "train", B, 1, rows) for rows in slices]
+  for step in range(20):
+    apart, parts = whole[step], [batches[step] for batches in own]
+    batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    assert batch["tokens"].shape == (B // join, min(JOINED, join * T))
+    for number in range(B):
+      row, place = divmod(number, join)
+      here, real = batch["segments"][row] == place + 1, apart["segments"][number] != 0
+      np.testing.assert_array_equal(batch["tokens"][row][here], apart["tokens"][number][real])
+      np.testing.assert_array_equal(batch["positions"][row][here], np.arange(real.sum()))
+      assert batch["weights"][row, place] == apart["weights"][number]
+    assert whole.records(step) == sum((batches.records(step) for batches in own), [])
+  held = data.Batches(joined, "eval", B, 1)[0]
+  assert held["tokens"].shape == (B, T) and "pools" not in held
